@@ -9,5 +9,7 @@
 //! ```
 
 pub mod error;
+pub mod export;
 pub mod model;
 pub mod secret;
+pub mod sinks;

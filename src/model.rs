@@ -304,6 +304,13 @@ pub struct Row {
     pub body: Body,
 }
 
+impl Row {
+    /// Returns the identity of the row inside its inventory.
+    pub fn key(&self) -> RowKey {
+        RowKey { target: self.origin.target.name.clone(), uid: self.uid.clone() }
+    }
+}
+
 /// Identity of a row inside one inventory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RowKey {
