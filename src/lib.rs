@@ -12,4 +12,9 @@ pub mod error;
 pub mod export;
 pub mod model;
 pub mod secret;
+
+pub mod api;
+
 pub mod sinks;
+
+pub mod cli;

@@ -1,0 +1,31 @@
+//! `KollectClusterScope`: what cluster targets and cluster inventories may do.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ScopeLimits;
+
+/// Limits on all cluster targets and cluster inventories.
+///
+/// Without a cluster scope there are no limits. Of several the one whose name sorts first holds.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "kollect.dev",
+    version = "v1alpha1",
+    kind = "KollectClusterScope",
+    plural = "kollectclusterscopes",
+    shortname = "kcscope",
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+pub struct KollectClusterScopeSpec {
+    /// Limits shared with the scope of a namespace.
+    #[serde(flatten)]
+    pub limits: ScopeLimits,
+    /// Namespaces whose profiles and sinks cluster kinds may name, for example `[platform]`. When empty or absent, any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_static_ref_namespaces: Vec<String>,
+}

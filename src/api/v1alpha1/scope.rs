@@ -1,0 +1,64 @@
+//! `KollectScope`: what the targets and inventories of one namespace may do.
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{Duration, GroupVersionKind, rules};
+
+/// Limits on the targets and inventories of the namespace that it lives in.
+///
+/// Without a scope a namespace has no limits. Of several scopes the one whose name sorts first holds.
+#[derive(CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[kube(
+    group = "kollect.dev",
+    version = "v1alpha1",
+    kind = "KollectScope",
+    plural = "kollectscopes",
+    shortname = "kscope",
+    namespaced,
+    schema = "disabled",
+    derive = "PartialEq"
+)]
+pub struct KollectScopeSpec {
+    /// Limits shared with the cluster scope.
+    #[serde(flatten)]
+    pub limits: ScopeLimits,
+}
+
+/// The limits that both kinds of scopes have.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ScopeLimits {
+    /// Kinds that may be collected, compared without regard to case, for example
+    /// `[{group: apps, version: v1, kind: Deployment}]`. When empty or absent, every kind.
+    #[serde(default, rename = "allowedGVKs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "atomic"))]
+    pub allowed_gvks: Vec<GroupVersionKind>,
+    /// Namespaces that may be collected from, for example `[team-a]`. When empty or absent, every namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub allowed_namespaces: Vec<String>,
+    /// Namespaces that are never collected from, for example `[kube-system]`; wins over `allowedNamespaces`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 63)), extend("x-kubernetes-list-type" = "set"))]
+    pub denied_namespaces: Vec<String>,
+    /// Floor under every export interval: a shorter one, `0s` included, is raised to it. From `0s` to `24h`, for
+    /// example `1m`. No floor when absent. A `KollectClusterScope` accepts it without effect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(extend("x-kubernetes-validations" = rules::interval()))]
+    pub min_export_interval: Option<Duration>,
+    /// Names of the snapshot sinks that may be used, for example `[repository]`. When empty or absent, any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub snapshot_sink_refs: Vec<String>,
+    /// Names of the database sinks that may be used, for example `[warehouse]`. When empty or absent, any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub database_sink_refs: Vec<String>,
+    /// Names of the event sinks that may be used, for example `[bus]`. When empty or absent, any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(inner(length(min = 1, max = 253)), extend("x-kubernetes-list-type" = "set"))]
+    pub event_sink_refs: Vec<String>,
+}
