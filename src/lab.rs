@@ -41,8 +41,8 @@ pub struct LabOptions {
     pub postgres: bool,
     /// Data directory of etcd, kept when the lab ends and used again as it is. Default: inside the lab's directory.
     pub etcd_dir: Option<PathBuf>,
-    /// Directory for everything else. Default: a new one under the system's temporary directory. Removed at the end
-    /// if the lab made it.
+    /// Directory for everything else. Default: a new one under the system's temporary directory. At the end the lab
+    /// removes what it made there, and the directory itself if that was new.
     pub dir: Option<PathBuf>,
 }
 
@@ -51,6 +51,9 @@ impl Default for LabOptions {
         Self { control_plane: true, garbage_collector: true, postgres: true, etcd_dir: None, dir: None }
     }
 }
+
+/// What a lab makes in its directory.
+const PARTS: [&str; 3] = ["control-plane", "etcd", "postgres"];
 
 /// A running laboratory. Dropping it ends every part.
 #[derive(Debug)]
@@ -69,6 +72,10 @@ impl Lab {
         let guard = Arc::new(Guard::start()?);
         if created {
             guard.remove_at_end(&dir)?;
+        } else {
+            for part in PARTS {
+                guard.remove_at_end(&dir.join(part))?;
+            }
         }
         let (control_plane, postgres) = tokio::try_join!(
             async {
@@ -140,7 +147,7 @@ fn make_dir(wanted: Option<PathBuf>) -> Result<(PathBuf, bool)> {
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         std::env::temp_dir().join(format!("kollect-lab-{}-{number}", std::process::id()))
     });
-    if dir.join("etcd").exists() || dir.join("postgres").exists() {
+    if PARTS.iter().any(|part| dir.join(part).exists()) {
         bail!("{} already holds a lab; end it with `kollect-lab down` or name another directory", dir.display());
     }
     let created = !dir.exists();

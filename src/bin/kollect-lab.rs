@@ -55,7 +55,7 @@ enum Verb {
 
 #[derive(Args)]
 struct Up {
-    /// Directory for data and logs; removed at the end if it did not exist before.
+    /// Directory for data and logs, which are removed at the end.
     #[arg(long)]
     dir: Option<PathBuf>,
     /// Leave PostgreSQL out.
@@ -232,14 +232,18 @@ async fn detach() -> Result<()> {
         .stderr(output)
         .process_group(0)
         .spawn()?;
-    let env = wait_for("the lab to be ready", Duration::from_secs(180), || {
-        let ended = child.try_wait();
+    let pid = format!("LAB_PID={}\n", child.id());
+    let env = wait_for("the lab to be ready", Duration::from_mins(3), || {
+        let (ended, pid) = (child.try_wait(), pid.clone());
         let env = std::fs::read_to_string(dir.join(ENV_FILE));
         async move {
             if let Some(status) = ended? {
                 return Ok(Err(status));
             }
-            Ok(Ok(env?))
+            let env = env?;
+            // The file of a lab that was killed is no answer.
+            ensure!(env.contains(&pid), "it is another lab's");
+            Ok(Ok(env))
         }
     });
     match env.await? {
@@ -252,8 +256,9 @@ async fn down(dir: &Path) -> Result<()> {
     let file = dir.join(PID_FILE);
     let pid = std::fs::read_to_string(&file).with_context(|| format!("no lab runs in {}", dir.display()))?;
     let pid: u32 = pid.trim().parse().with_context(|| format!("{} holds no process id", file.display()))?;
-    let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
-    ensure!(name.trim() == "kollect-lab", "the lab in {} is gone already", dir.display());
+    // The id may belong to another process by now.
+    let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    ensure!(arguments.split('\0').any(|argument| argument == "up"), "the lab in {} is gone already", dir.display());
     process::signal_process(pid, Signal::Term)?;
     wait_for("the lab to end", Duration::from_mins(1), || async {
         // A zombie has ended too; its parent, a shell perhaps, did not look yet.

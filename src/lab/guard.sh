@@ -1,11 +1,10 @@
-# Ends the recorded process groups and removes the directory once standard input is closed, which the kernel does for
-# a starter that dies in any way. Lines: "<signal> <group>", "forget <group>", "remove <directory>".
+# Ends the recorded process groups and removes the files of a lab once standard input is closed, which the kernel does for
+# a starter that dies in any way. Lines: "<signal> <group>", "forget <group>", "remove <path>".
 trap '' HUP INT TERM
 parts=
-dir=
 while read -r word value; do
     case $word in
-        remove) dir=$value ;;
+        remove) set -- "$@" "$value" ;;
         forget)
             rest=
             for part in $parts; do
@@ -32,4 +31,4 @@ done
 for part in $parts; do
     kill -s KILL -- "-${part#*:}" 2>/dev/null
 done
-[ -z "$dir" ] || rm -rf -- "$dir"
+rm -rf -- "$@"

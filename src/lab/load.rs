@@ -378,16 +378,13 @@ fn deployment(namespace: &str, name: &str, chance: u64) -> Value {
             "labels": {
                 "app": "loadtest",
                 "app.kubernetes.io/name": name,
-                "app.kubernetes.io/instance": format!("{namespace}-{name}"),
                 "app.kubernetes.io/version": version,
                 "app.kubernetes.io/component": tier,
                 "app.kubernetes.io/part-of": team,
-                "app.kubernetes.io/managed-by": "loadtest",
             },
             "annotations": {
                 "kollect.dev/owner": format!("team-{team}@example.com"),
                 "kollect.dev/description": format!("The {tier} of {team}, written in {language}; restarts are harmless."),
-                "kollect.dev/runbook": format!("https://runbooks.example.com/{team}/{tier}/{name}"),
                 "checksum/config": format!("{:016x}{:016x}", mix(chance), mix(!chance)),
             },
         },
@@ -395,32 +392,25 @@ fn deployment(namespace: &str, name: &str, chance: u64) -> Value {
             "replicas": 0,
             "revisionHistoryLimit": 3,
             "selector": {"matchLabels": {"app": "loadtest", "dep": name}},
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": 0}},
             "template": {
                 "metadata": {
                     "labels": {"app": "loadtest", "dep": name, "tier": tier, "team": team},
-                    "annotations": {"prometheus.io/scrape": "true", "prometheus.io/port": "9090"},
+                    "annotations": {"prometheus.io/scrape": "true"},
                 },
                 "spec": {
                     "serviceAccountName": "default",
-                    "terminationGracePeriodSeconds": 45,
-                    "securityContext": {"runAsNonRoot": true, "runAsUser": 10001},
                     "containers": [
                         {
                             "name": "app",
                             "image": IMAGE,
                             "imagePullPolicy": "IfNotPresent",
                             "args": ["--listen=:8080", "--metrics=:9090", format!("--team={team}")],
-                            "ports": [
-                                {"name": "http", "containerPort": 8080},
-                                {"name": "metrics", "containerPort": 9090},
-                            ],
+                            "ports": [{"name": "http", "containerPort": 8080}],
                             "env": [
                                 {"name": "LANGUAGE", "value": language},
                                 {"name": "TEAM", "value": team},
                                 {"name": "LOG_LEVEL", "value": "info"},
                                 {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
-                                {"name": "DATABASE_HOST", "value": format!("db.{namespace}.svc.cluster.local")},
                             ],
                             "resources": {
                                 "requests": {"cpu": "100m", "memory": format!("{memory}Mi")},
@@ -433,7 +423,6 @@ fn deployment(namespace: &str, name: &str, chance: u64) -> Value {
                         {
                             "name": "proxy",
                             "image": "registry.example.com/mesh/proxy:1.27.3",
-                            "ports": [{"name": "proxy", "containerPort": 15001}],
                             "env": [{"name": "UPSTREAM", "value": "127.0.0.1:8080"}],
                             "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
                         },

@@ -98,9 +98,9 @@ impl Guard {
         Ok(Self { pipe: Mutex::new(pipe), shell: Mutex::new(shell) })
     }
 
-    /// Has the directory removed at the end, after all processes.
-    pub fn remove_at_end(&self, dir: &Path) -> Result<()> {
-        self.tell(&format!("remove {}\n", dir.display()))
+    /// Has a file or directory removed at the end, after all processes.
+    pub fn remove_at_end(&self, path: &Path) -> Result<()> {
+        self.tell(&format!("remove {}\n", path.display()))
     }
 
     fn record(&self, group: u32, signal: Signal) -> Result<()> {
