@@ -10,6 +10,8 @@
 
 pub mod error;
 pub mod export;
+#[cfg(feature = "lab")]
+pub mod lab;
 pub mod model;
 pub mod secret;
 

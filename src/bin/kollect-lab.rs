@@ -1,1 +1,359 @@
-fn main() {}
+//! The laboratory as a program: brings the real parts up and down, writes load, runs benches. Never part of a release.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::{Args, Parser, Subcommand};
+use kollect::lab::bench::{self, Bench};
+use kollect::lab::load::{self, Kind, Load};
+use kollect::lab::process::{self, Signal};
+use kollect::lab::wait::wait_for;
+use kollect::lab::{Lab, LabOptions, control_plane, operator, tools};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Says how to reach a lab; written when all of it is ready.
+const ENV_FILE: &str = "lab.env";
+/// Holds the process id of the lab's owner.
+const PID_FILE: &str = "lab.pid";
+
+#[derive(Parser)]
+#[command(about = "Starts the real parts that Kollect talks to, loads them and measures")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start a lab, print how to reach it as KEY=value lines, and run until SIGINT, SIGTERM or `down`.
+    Up(Up),
+    /// End a lab that runs in this directory.
+    Down {
+        /// The directory that was given to `up`.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Write, change or delete many objects.
+    #[command(subcommand)]
+    Load(LoadVerb),
+    /// Read one unpaged list to its end; print seconds and bytes.
+    RawList {
+        #[arg(long)]
+        kubeconfig: PathBuf,
+        /// Plural, with group, as in `deployments.apps` or `configmaps`.
+        #[arg(long, default_value = "deployments.apps")]
+        resource: String,
+    },
+    /// Run a bench; the last line of output is one JSON object.
+    Bench(BenchArguments),
+}
+
+#[derive(Args)]
+struct Up {
+    /// Directory for data and logs, which are removed at the end.
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// Leave PostgreSQL out.
+    #[arg(long)]
+    no_postgres: bool,
+    /// Leave the garbage collector out, which caches the metadata of every object.
+    #[arg(long)]
+    no_garbage_collector: bool,
+    /// Directory of etcd, kept and used again.
+    #[arg(long)]
+    etcd_dir: Option<PathBuf>,
+    /// Directory of custom resource definitions to apply. Default: those of the source tree.
+    #[arg(long)]
+    crds: Option<PathBuf>,
+    /// Return when the lab is ready and leave it running; needs --dir.
+    #[arg(long, requires = "dir")]
+    detach: bool,
+}
+
+#[derive(Args, Clone)]
+struct LoadArguments {
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    #[arg(long, default_value_t = 50)]
+    namespaces: usize,
+    #[arg(long, default_value_t = 2_000)]
+    per_namespace: usize,
+    #[arg(long, value_enum, default_value_t = Kind::Deployment)]
+    kind: Kind,
+    #[arg(long, default_value = "loadtest-")]
+    namespace_prefix: String,
+    /// Requests per second at most.
+    #[arg(long)]
+    rate: Option<f64>,
+    #[arg(long, default_value_t = 24)]
+    connections: usize,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+#[derive(Subcommand)]
+enum LoadVerb {
+    /// Create namespaces and objects; what exists is skipped.
+    Create(LoadArguments),
+    /// Give a new image to a part of the objects, the same ones for the same seed.
+    Patch {
+        #[command(flatten)]
+        load: LoadArguments,
+        #[command(flatten)]
+        part: Part,
+        /// Tells the images of several runs apart.
+        #[arg(long, default_value_t = 1)]
+        round: u64,
+    },
+    /// Delete a part of the objects, the same ones for the same seed.
+    Delete {
+        #[command(flatten)]
+        load: LoadArguments,
+        #[command(flatten)]
+        part: Part,
+        /// Delete the namespaces with everything in them instead.
+        #[arg(long)]
+        namespaces_too: bool,
+    },
+}
+
+#[derive(Args)]
+struct Part {
+    /// Part of all objects, from 0 to 1.
+    #[arg(long, default_value_t = 1.0, conflicts_with = "count")]
+    fraction: f64,
+    /// Number of objects.
+    #[arg(long)]
+    count: Option<usize>,
+}
+
+#[derive(Args)]
+struct BenchArguments {
+    #[arg(value_enum)]
+    name: bench::Name,
+    #[arg(long, default_value_t = 10_000)]
+    rows: usize,
+    #[arg(long, default_value_t = 50)]
+    namespaces: usize,
+    /// Number of targets; default: one per namespace.
+    #[arg(long)]
+    targets: Option<usize>,
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// The `kollect` binary. Default: the one beside this program.
+    #[arg(long)]
+    kollect: Option<PathBuf>,
+    /// Directory of custom resource definitions. Default: those of the source tree.
+    #[arg(long)]
+    crds: Option<PathBuf>,
+    /// More flags for the operator.
+    #[arg(long = "operator-arg", allow_hyphen_values = true)]
+    operator_args: Vec<String>,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Arguments::parse().command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("kollect-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Verb) -> Result<()> {
+    match command {
+        Verb::Up(up) if up.detach => detach().await,
+        Verb::Up(options) => up(options).await,
+        Verb::Down { dir } => down(&dir).await,
+        Verb::Load(verb) => write_load(verb).await,
+        Verb::RawList { kubeconfig, resource } => {
+            let client = control_plane::client(&kubeconfig).await?;
+            print(&serde_json::to_string(&load::raw_list(&client, &resource).await?)?)
+        }
+        Verb::Bench(arguments) => measure(arguments).await,
+    }
+}
+
+async fn up(options: Up) -> Result<()> {
+    // Before anything is started: a signal during the start has to end it in order too.
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stopped = async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    };
+    let mut stopped = std::pin::pin!(stopped);
+    let lab_options = LabOptions {
+        control_plane: true,
+        garbage_collector: !options.no_garbage_collector,
+        postgres: !options.no_postgres,
+        etcd_dir: options.etcd_dir,
+        dir: options.dir,
+    };
+    let lab = tokio::select! {
+        lab = Lab::start(lab_options) => lab?,
+        () = &mut stopped => bail!("interrupted before it was ready"),
+    };
+    let crds = options.crds.unwrap_or_else(|| tools::repository_file("crds"));
+    if crds.exists() {
+        lab.api().apply_crds(&crds)?;
+    }
+    let env = describe(&lab).await?;
+    write_whole(&lab.dir().join(PID_FILE), &std::process::id().to_string())?;
+    write_whole(&lab.dir().join(ENV_FILE), &env)?;
+    print(env.trim_end())?;
+    stopped.await;
+    for name in [PID_FILE, ENV_FILE] {
+        std::fs::remove_file(lab.dir().join(name))?;
+    }
+    lab.stop().await
+}
+
+/// Starts `up` again as a process of its own and returns when that is ready.
+async fn detach() -> Result<()> {
+    let Verb::Up(Up { dir: Some(dir), .. }) = Arguments::parse().command else {
+        bail!("--detach needs --dir");
+    };
+    // The directory has to be new to the child, which removes what it created.
+    let log = dir.with_extension("log");
+    let output = std::fs::File::create(&log).with_context(|| format!("failed to create {}", log.display()))?;
+    let mut child = Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1).filter(|arg| arg != "--detach"))
+        .stdin(Stdio::null())
+        .stdout(output.try_clone()?)
+        .stderr(output)
+        .process_group(0)
+        .spawn()?;
+    let pid = format!("LAB_PID={}\n", child.id());
+    let env = wait_for("the lab to be ready", Duration::from_mins(3), || {
+        let (ended, pid) = (child.try_wait(), pid.clone());
+        let env = std::fs::read_to_string(dir.join(ENV_FILE));
+        async move {
+            if let Some(status) = ended? {
+                return Ok(Err(status));
+            }
+            let env = env?;
+            // The file of a lab that was killed is no answer.
+            ensure!(env.contains(&pid), "it is another lab's");
+            Ok(Ok(env))
+        }
+    });
+    match env.await? {
+        Ok(env) => print(env.trim_end()),
+        Err(status) => bail!("the lab ended with {status}: {}", process::tail(&log, 20)),
+    }
+}
+
+async fn down(dir: &Path) -> Result<()> {
+    let file = dir.join(PID_FILE);
+    let pid = std::fs::read_to_string(&file).with_context(|| format!("no lab runs in {}", dir.display()))?;
+    let pid: u32 = pid.trim().parse().with_context(|| format!("{} holds no process id", file.display()))?;
+    // The id may belong to another process by now.
+    let arguments = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    ensure!(arguments.split('\0').any(|argument| argument == "up"), "the lab in {} is gone already", dir.display());
+    process::signal_process(pid, Signal::Term)?;
+    wait_for("the lab to end", Duration::from_mins(1), || async {
+        // A zombie has ended too; its parent, a shell perhaps, did not look yet.
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        ensure!(stat.is_empty() || stat.contains(") Z "), "it still runs");
+        Ok(())
+    })
+    .await
+}
+
+async fn describe(lab: &Lab) -> Result<String> {
+    let mut env = String::new();
+    writeln!(env, "LAB_DIR={}", lab.dir().display())?;
+    writeln!(env, "LAB_PID={}", std::process::id())?;
+    writeln!(env, "KUBECONFIG={}", lab.api().admin_kubeconfig().display())?;
+    writeln!(env, "OPERATOR_KUBECONFIG={}", lab.api().operator_kubeconfig().display())?;
+    writeln!(env, "KUBECTL={}", tools::Tool::Kubectl.path()?.display())?;
+    for (name, pid) in lab.api().pids() {
+        writeln!(env, "{}_PID={pid}", name.to_uppercase().replace('-', "_"))?;
+    }
+    if lab.has_postgres() {
+        let postgres = lab.postgres();
+        postgres.create_database("kollect").await?;
+        writeln!(env, "PG_DSN={}", postgres.dsn("kollect"))?;
+        writeln!(env, "PSQL={}", tools::postgres("psql")?.display())?;
+        if let Some(pid) = postgres.pid() {
+            writeln!(env, "POSTGRES_PID={pid}")?;
+        }
+    }
+    Ok(env)
+}
+
+/// Writes a file so that a reader sees all of it or nothing; it may hold a password.
+fn write_whole(path: &Path, text: &str) -> Result<()> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+
+    let part = path.with_extension("part");
+    let mut file = std::fs::File::options().create(true).truncate(true).write(true).mode(0o600).open(&part)?;
+    file.write_all(text.as_bytes())?;
+    std::fs::rename(&part, path).with_context(|| format!("failed to write {}", path.display()))
+}
+
+async fn write_load(verb: LoadVerb) -> Result<()> {
+    let (LoadVerb::Create(arguments)
+    | LoadVerb::Patch { load: arguments, .. }
+    | LoadVerb::Delete { load: arguments, .. }) = &verb;
+    let client = control_plane::client(&arguments.kubeconfig).await?;
+    let load = Load {
+        kind: arguments.kind,
+        namespaces: arguments.namespaces,
+        per_namespace: arguments.per_namespace,
+        prefix: arguments.namespace_prefix.clone(),
+        seed: arguments.seed,
+        connections: arguments.connections,
+        rate: arguments.rate,
+    };
+    let summary = match &verb {
+        LoadVerb::Create(_) => load.create(&client).await?,
+        LoadVerb::Patch { part, round, .. } => load.patch(&client, part.choose(&load)?, *round).await?.0,
+        LoadVerb::Delete { namespaces_too: true, .. } => return load.delete_namespaces(&client).await,
+        LoadVerb::Delete { part, .. } => load.delete(&client, part.choose(&load)?).await?,
+    };
+    print(&serde_json::to_string(&summary)?)
+}
+
+impl Part {
+    fn choose(&self, load: &Load) -> Result<Vec<usize>> {
+        ensure!((0.0..=1.0).contains(&self.fraction), "--fraction must be between 0 and 1");
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and the total")]
+        let fraction = (self.fraction * load.total() as f64).round() as usize;
+        Ok(load.choose(self.count.unwrap_or(fraction)))
+    }
+}
+
+async fn measure(arguments: BenchArguments) -> Result<()> {
+    let targets = arguments.targets.unwrap_or(arguments.namespaces);
+    ensure!(
+        arguments.namespaces > 0 && arguments.rows.is_multiple_of(arguments.namespaces),
+        "--rows must be a multiple of --namespaces"
+    );
+    ensure!((1..=arguments.namespaces).contains(&targets), "--targets must be between 1 and --namespaces");
+    ensure!(arguments.runs > 0, "--runs must be at least 1");
+    let bench = Bench {
+        name: arguments.name,
+        rows: arguments.rows,
+        namespaces: arguments.namespaces,
+        targets,
+        runs: arguments.runs,
+        kollect: arguments.kollect.map_or_else(operator::sibling_program, Ok)?,
+        crds: arguments.crds.unwrap_or_else(|| tools::repository_file("crds")),
+        operator_args: arguments.operator_args,
+    };
+    print(&bench.run().await?.to_string())
+}
+
+fn print(text: &str) -> Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("failed to print")
+}

@@ -1,1 +1,10 @@
-fn main() {}
+//! The integration tests: real parts, one binary, one module per topic.
+//!
+//! `cargo test --features lab --test it` starts one lab for all tests; each test works in a namespace and a database of
+//! its own (`support::Ground`). What breaks a part for a while takes a lab of its own.
+
+// Each module says `cfg(test)`, though all of this is a test, for that is how clippy knows that it may `unwrap`.
+#[cfg(test)]
+mod lab;
+#[cfg(test)]
+mod support;

@@ -1,0 +1,12 @@
+// Etcd of the lab: the upstream server, nothing added.
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() {
+	etcdmain.Main(os.Args)
+}

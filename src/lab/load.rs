@@ -1,0 +1,514 @@
+//! Load: realistic objects by the hundred thousand, written fast, changed and deleted by plan.
+//!
+//! Everything is a function of the options: the same options name the same objects with the same content, so that a
+//! second run skips what exists, and a test knows which rows to expect. Object `i` lives in namespace `i mod N`, which
+//! spreads every choice over all namespaces.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use futures::AsyncBufReadExt as _;
+use http::Request;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, PostParams};
+use kube::core::{ApiResource, DynamicObject, GroupVersionKind, ObjectMeta};
+use kube::{Api, Client};
+use serde::Serialize;
+use serde_json::{Value, json};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until};
+
+/// The label on every namespace of a load test.
+const NAMESPACE_LABEL: &str = "kollect.dev/loadtest";
+
+/// The image of every Deployment until it is patched; nothing ever pulls it.
+pub const IMAGE: &str = "registry.k8s.io/pause:3.9";
+
+/// Requests that fail for a passing reason are tried this often.
+const TRIES: u32 = 6;
+
+/// The kind of the written objects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// `apps/v1` Deployments of about 5 KB with no replicas.
+    Deployment,
+    /// `ConfigMap` objects of about 1 KB.
+    Configmap,
+}
+
+/// What to write, and how fast.
+#[derive(Debug, Clone)]
+pub struct Load {
+    /// Kind of all objects.
+    pub kind: Kind,
+    /// Number of namespaces.
+    pub namespaces: usize,
+    /// Number of objects in each.
+    pub per_namespace: usize,
+    /// Namespaces are called by this and three digits, counted from 1.
+    pub prefix: String,
+    /// Chooses content and order of changes.
+    pub seed: u64,
+    /// Requests at the same time, each on a connection of its own.
+    pub connections: usize,
+    /// Requests per second at most.
+    pub rate: Option<f64>,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self {
+            kind: Kind::Deployment,
+            namespaces: 50,
+            per_namespace: 2_000,
+            prefix: "loadtest-".to_owned(),
+            seed: 1,
+            connections: 24,
+            rate: None,
+        }
+    }
+}
+
+/// What a run did.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// `create`, `patch` or `delete`.
+    pub action: &'static str,
+    /// Objects written.
+    pub written: usize,
+    /// Objects found as they should be.
+    pub skipped: usize,
+    /// Seconds for all of it.
+    pub seconds: f64,
+    /// Requests per second.
+    pub per_second: f64,
+}
+
+/// One change of [`Load::patch`], for tests that count what should have been delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    /// The changed object.
+    pub object: usize,
+    /// When the API server acknowledged it.
+    pub at: Instant,
+}
+
+impl Load {
+    /// Returns the number of objects.
+    pub fn total(&self) -> usize {
+        self.namespaces * self.per_namespace
+    }
+
+    /// Returns the name of a namespace, counted from 0.
+    pub fn namespace(&self, index: usize) -> String {
+        format!("{}{:03}", self.prefix, index + 1)
+    }
+
+    /// Returns namespace and name of an object.
+    pub fn object(&self, index: usize) -> (String, String) {
+        let short = match self.kind {
+            Kind::Deployment => "dep",
+            Kind::Configmap => "cm",
+        };
+        (self.namespace(index % self.namespaces), format!("{short}-{:05}", index / self.namespaces + 1))
+    }
+
+    /// Returns the first `count` objects of a fixed shuffle of all, spread evenly over the namespaces.
+    pub fn choose(&self, count: usize) -> Vec<usize> {
+        let (total, count) = (self.total(), count.min(self.total()));
+        if total == 0 {
+            return Vec::new();
+        }
+        // A step without a common divisor visits every object once.
+        let mut step = usize::try_from(mix(self.seed) % 1_000_003).unwrap_or(1) % total;
+        while gcd(step, total) != 1 {
+            step += 1;
+        }
+        (0..count).map(|turn| turn * step % total).collect()
+    }
+
+    /// Returns `count` draws, with repetition, from the first `pool` objects of [`Self::choose`].
+    pub fn draw(&self, count: usize, pool: usize) -> Vec<usize> {
+        let pool = self.choose(pool);
+        (0..count).map(|turn| pool[reduce(mix(self.seed ^ mix(turn as u64)), pool.len())]).collect()
+    }
+
+    /// Creates namespaces and objects. What exists is left as it is.
+    pub async fn create(&self, client: &Client) -> Result<Summary> {
+        let started = Instant::now();
+        let existing = self.create_namespaces(client).await?;
+        let missing: Vec<usize> = (0..self.total()).filter(|index| !existing.contains(&self.object(*index))).collect();
+        let skipped = self.total() - missing.len();
+        let load = self.clone();
+        let requests = move |index: usize, _: usize| {
+            let (namespace, name) = load.object(index);
+            let body = serde_json::to_vec(&load.content(&namespace, &name, index))?;
+            Ok(Request::post(format!("{}?fieldManager=loadtest", load.collection(&namespace)))
+                .header("content-type", "application/json")
+                .body(body)?)
+        };
+        self.run(client, missing, requests).await?;
+        Ok(self.summary("create", started, skipped))
+    }
+
+    /// Gives each of these objects a new image (or, a `ConfigMap`, a new value), in this order. `round` tells apart
+    /// patches of several runs; an object named twice changes twice.
+    pub async fn patch(&self, client: &Client, objects: Vec<usize>, round: u64) -> Result<(Summary, Vec<Change>)> {
+        let started = Instant::now();
+        let load = self.clone();
+        let count = objects.len();
+        let requests = move |index: usize, turn: usize| {
+            let (namespace, name) = load.object(index);
+            let body = match load.kind {
+                Kind::Deployment => json!({"spec": {"template": {"spec": {"containers": [
+                    {"name": "app", "image": format!("registry.k8s.io/pause:r{round}-{turn}")},
+                ]}}}}),
+                Kind::Configmap => json!({"data": {"revision": format!("r{round}-{turn}")}}),
+            };
+            Ok(Request::patch(format!("{}/{name}?fieldManager=loadtest", load.collection(&namespace)))
+                .header("content-type", "application/strategic-merge-patch+json")
+                .body(serde_json::to_vec(&body)?)?)
+        };
+        let changes = self.run(client, objects, requests).await?;
+        Ok((self.summary("patch", started, self.total() - count.min(self.total())), changes))
+    }
+
+    /// Deletes these objects. What is gone already counts as deleted.
+    pub async fn delete(&self, client: &Client, objects: Vec<usize>) -> Result<Summary> {
+        let started = Instant::now();
+        let load = self.clone();
+        let skipped = self.total() - objects.len();
+        let requests = move |index: usize, _: usize| {
+            let (namespace, name) = load.object(index);
+            Ok(Request::delete(format!("{}/{name}", load.collection(&namespace))).body(Vec::new())?)
+        };
+        self.run(client, objects, requests).await?;
+        Ok(self.summary("delete", started, skipped))
+    }
+
+    /// Deletes the namespaces with all that is in them; the namespace controller does so in its own time.
+    pub async fn delete_namespaces(&self, client: &Client) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        for index in 0..self.namespaces {
+            match namespaces.delete(&self.namespace(index), &DeleteParams::default()).await {
+                Ok(_) => {}
+                Err(error) if status(&error) == Some(404) => {}
+                Err(error) => return Err(error).context("failed to delete a namespace"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the namespaces and returns the objects that were in those which existed.
+    async fn create_namespaces(&self, client: &Client) -> Result<HashSet<(String, String)>> {
+        let namespaces: Api<Namespace> = Api::all(client.clone());
+        let mut found = HashSet::new();
+        for index in 0..self.namespaces {
+            let name = self.namespace(index);
+            let labels = [(NAMESPACE_LABEL.to_owned(), "true".to_owned())].into();
+            let metadata = ObjectMeta { name: Some(name.clone()), labels: Some(labels), ..ObjectMeta::default() };
+            match namespaces.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await {
+                Ok(_) => {}
+                Err(error) if status(&error) == Some(409) => found.extend(self.names(client, &name).await?),
+                Err(error) => return Err(error).with_context(|| format!("failed to create namespace {name}")),
+            }
+        }
+        Ok(found)
+    }
+
+    async fn names(&self, client: &Client, namespace: &str) -> Result<Vec<(String, String)>> {
+        let resource = match self.kind {
+            Kind::Deployment => ApiResource::from_gvk(&GroupVersionKind::gvk("apps", "v1", "Deployment")),
+            Kind::Configmap => ApiResource::from_gvk(&GroupVersionKind::gvk("", "v1", "ConfigMap")),
+        };
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
+        let list = api.list_metadata(&ListParams::default()).await.context("failed to list what exists")?;
+        let names = list.items.into_iter().filter_map(|object| object.metadata.name);
+        Ok(names.map(|name| (namespace.to_owned(), name)).collect())
+    }
+
+    /// Sends one request per object over all connections and returns when each was acknowledged, in order of time.
+    async fn run<F>(&self, client: &Client, objects: Vec<usize>, request: F) -> Result<Vec<Change>>
+    where
+        F: Fn(usize, usize) -> Result<Request<Vec<u8>>> + Send + Sync + 'static,
+    {
+        let (objects, request) = (Arc::new(objects), Arc::new(request));
+        let next = Arc::new(AtomicUsize::new(0));
+        let started = Instant::now();
+        let pause = self.rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
+        let mut workers = JoinSet::new();
+        for _ in 0..self.connections.max(1) {
+            let (objects, request, next, client) = (objects.clone(), request.clone(), next.clone(), client.clone());
+            workers.spawn(async move {
+                let mut changes = Vec::new();
+                loop {
+                    let turn = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(&object) = objects.get(turn) else { return Ok::<_, anyhow::Error>(changes) };
+                    if let Some(pause) = pause {
+                        sleep_until(started + pause * u32::try_from(turn).unwrap_or(u32::MAX)).await;
+                    }
+                    send(&client, || request(object, turn)).await?;
+                    changes.push(Change { object, at: Instant::now() });
+                }
+            });
+        }
+        let mut changes = Vec::with_capacity(objects.len());
+        while let Some(worker) = workers.join_next().await {
+            changes.extend(worker.context("a worker of the load failed")??);
+        }
+        changes.sort_by_key(|change| change.at);
+        Ok(changes)
+    }
+
+    fn summary(&self, action: &'static str, started: Instant, skipped: usize) -> Summary {
+        let (written, seconds) = (self.total() - skipped, started.elapsed().as_secs_f64());
+        Summary { action, written, skipped, seconds, per_second: written as f64 / seconds }
+    }
+
+    fn collection(&self, namespace: &str) -> String {
+        match self.kind {
+            Kind::Deployment => format!("/apis/apps/v1/namespaces/{namespace}/deployments"),
+            Kind::Configmap => format!("/api/v1/namespaces/{namespace}/configmaps"),
+        }
+    }
+
+    fn content(&self, namespace: &str, name: &str, index: usize) -> Value {
+        let chance = mix(self.seed ^ mix(index as u64));
+        match self.kind {
+            Kind::Deployment => deployment(namespace, name, chance),
+            Kind::Configmap => config_map(namespace, name, chance),
+        }
+    }
+}
+
+/// Sends a request until it is done or fails for good. Existing on create and gone on delete is done.
+async fn send(client: &Client, request: impl Fn() -> Result<Request<Vec<u8>>>) -> Result<()> {
+    let mut pause = Duration::from_millis(100);
+    for attempt in 1.. {
+        let request = request()?;
+        let deleting = request.method() == http::Method::DELETE;
+        let creating = request.method() == http::Method::POST;
+        match client.request_text(request).await {
+            Ok(_) => break,
+            Err(error) => match status(&error) {
+                Some(409) if creating => break,
+                Some(404) if deleting => break,
+                Some(code) if code < 500 && code != 429 => return Err(error).context("the API server refused a write"),
+                _ if attempt == TRIES => return Err(error).context("the API server does not take writes"),
+                _ => {
+                    sleep(pause).await;
+                    pause *= 2;
+                }
+            },
+        }
+    }
+    Ok(())
+}
+
+fn status(error: &kube::Error) -> Option<u16> {
+    match error {
+        kube::Error::Api(status) => Some(status.code),
+        _ => None,
+    }
+}
+
+/// What a plain client saw of one unpaged list.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RawList {
+    /// From the request to the end of the answer.
+    pub seconds: f64,
+    /// Length of the answer.
+    pub bytes: usize,
+}
+
+/// Reads one unpaged list of a resource, named like `deployments.apps` or `configmaps`, to its end and drops it.
+pub async fn raw_list(client: &Client, resource: &str) -> Result<RawList> {
+    let path = match resource.split_once('.') {
+        None => format!("/api/v1/{resource}"),
+        Some((plural, group)) => {
+            let groups = client.list_api_groups().await?;
+            let version = groups
+                .groups
+                .into_iter()
+                .find(|known| known.name == group)
+                .and_then(|known| known.preferred_version)
+                .with_context(|| format!("the API server serves no group {group}"))?;
+            format!("/apis/{}/{plural}", version.group_version)
+        }
+    };
+    let started = Instant::now();
+    let stream = client.request_stream(Request::get(&path).body(Vec::new())?).await?;
+    let mut stream = std::pin::pin!(stream);
+    let mut bytes = 0;
+    loop {
+        let length = stream.fill_buf().await.with_context(|| format!("failed to read {path}"))?.len();
+        if length == 0 {
+            break;
+        }
+        stream.consume_unpin(length);
+        bytes += length;
+    }
+    Ok(RawList { seconds: started.elapsed().as_secs_f64(), bytes })
+}
+
+const TEAMS: [&str; 8] = ["payments", "search", "identity", "checkout", "catalog", "billing", "insights", "platform"];
+const TIERS: [&str; 3] = ["frontend", "backend", "batch"];
+const LANGUAGES: [&str; 4] = ["go", "java", "rust", "node"];
+
+fn pick<'a>(from: &[&'a str], chance: u64) -> &'a str {
+    from[reduce(chance, from.len())]
+}
+
+/// A Deployment as teams write them: two containers, probes, resources, environment. About 5 KB in the API server.
+fn deployment(namespace: &str, name: &str, chance: u64) -> Value {
+    let team = pick(&TEAMS, chance);
+    let tier = pick(&TIERS, chance >> 8);
+    let language = pick(&LANGUAGES, chance >> 16);
+    let version = format!("{}.{}.{}", chance >> 24 & 7, chance >> 32 & 31, chance >> 40 & 63);
+    let memory = 64 << (chance >> 48 & 3);
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {
+                "app": "loadtest",
+                "app.kubernetes.io/name": name,
+                "app.kubernetes.io/version": version,
+                "app.kubernetes.io/component": tier,
+                "app.kubernetes.io/part-of": team,
+            },
+            "annotations": {
+                "kollect.dev/owner": format!("team-{team}@example.com"),
+                "kollect.dev/description": format!("The {tier} of {team}, written in {language}; restarts are harmless."),
+                "checksum/config": format!("{:016x}{:016x}", mix(chance), mix(!chance)),
+            },
+        },
+        "spec": {
+            "replicas": 0,
+            "revisionHistoryLimit": 3,
+            "selector": {"matchLabels": {"app": "loadtest", "dep": name}},
+            "template": {
+                "metadata": {
+                    "labels": {"app": "loadtest", "dep": name, "tier": tier, "team": team},
+                    "annotations": {"prometheus.io/scrape": "true"},
+                },
+                "spec": {
+                    "serviceAccountName": "default",
+                    "containers": [
+                        {
+                            "name": "app",
+                            "image": IMAGE,
+                            "imagePullPolicy": "IfNotPresent",
+                            "args": ["--listen=:8080", "--metrics=:9090", format!("--team={team}")],
+                            "ports": [{"name": "http", "containerPort": 8080}],
+                            "env": [
+                                {"name": "LANGUAGE", "value": language},
+                                {"name": "TEAM", "value": team},
+                                {"name": "LOG_LEVEL", "value": "info"},
+                                {"name": "NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
+                            ],
+                            "resources": {
+                                "requests": {"cpu": "100m", "memory": format!("{memory}Mi")},
+                                "limits": {"memory": format!("{}Mi", memory * 2)},
+                            },
+                            "livenessProbe": {"httpGet": {"path": "/livez", "port": "http"}, "periodSeconds": 20},
+                            "readinessProbe": {"httpGet": {"path": "/readyz", "port": "http"}, "periodSeconds": 5},
+                            "volumeMounts": [{"name": "config", "mountPath": "/etc/app", "readOnly": true}],
+                        },
+                        {
+                            "name": "proxy",
+                            "image": "registry.example.com/mesh/proxy:1.27.3",
+                            "env": [{"name": "UPSTREAM", "value": "127.0.0.1:8080"}],
+                            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+                        },
+                    ],
+                    "volumes": [{"name": "config", "configMap": {"name": format!("{name}-config")}}],
+                },
+            },
+        },
+    })
+}
+
+fn config_map(namespace: &str, name: &str, chance: u64) -> Value {
+    let team = pick(&TEAMS, chance);
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {"app": "loadtest", "app.kubernetes.io/part-of": team},
+        },
+        "data": {
+            "team": team,
+            "revision": "r0",
+            "application.properties": format!("server.port=8080\nteam={team}\nid={chance:016x}\n").repeat(6),
+        },
+    })
+}
+
+/// Turns a counter into a number that looks random (`SplitMix64`).
+const fn mix(value: u64) -> u64 {
+    let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    mixed ^ (mixed >> 31)
+}
+
+/// Returns a number below `length`.
+fn reduce(chance: u64, length: usize) -> usize {
+    usize::try_from(chance % length.max(1) as u64).unwrap_or_default()
+}
+
+const fn gcd(mut a: usize, mut b: usize) -> usize {
+    while b != 0 {
+        (a, b) = (b, a % b);
+    }
+    a
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load() -> Load {
+        Load { namespaces: 50, per_namespace: 200, ..Load::default() }
+    }
+
+    #[test]
+    fn objects_are_named_by_namespace_and_number() {
+        assert_eq!(load().object(0), ("loadtest-001".to_owned(), "dep-00001".to_owned()));
+        assert_eq!(load().object(9_999), ("loadtest-050".to_owned(), "dep-00200".to_owned()));
+    }
+
+    #[test]
+    fn choice_is_repeatable_distinct_and_spread() {
+        let chosen = load().choose(800);
+        assert_eq!(chosen, load().choose(800));
+        assert_eq!(chosen.iter().collect::<HashSet<_>>().len(), 800);
+        let mut per_namespace = [0; 50];
+        for object in chosen {
+            per_namespace[object % 50] += 1;
+        }
+        assert!(per_namespace.iter().all(|count| (10..=22).contains(count)), "{per_namespace:?}");
+    }
+
+    #[test]
+    fn draws_repeat_some_objects() {
+        let distinct = load().draw(600, 800).into_iter().collect::<HashSet<_>>().len();
+        assert!((395..=450).contains(&distinct), "{distinct}");
+    }
+
+    #[test]
+    fn content_depends_on_seed_and_number_alone() {
+        let (namespace, name) = load().object(7);
+        let content = load().content(&namespace, &name, 7);
+        assert_eq!(content, load().content(&namespace, &name, 7));
+        assert_ne!(content, Load { seed: 2, ..load() }.content(&namespace, &name, 7));
+    }
+}
