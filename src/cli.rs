@@ -14,9 +14,9 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Print the CustomResourceDefinitions, or write them to files.
+    /// Prints the custom resource definitions, or writes them to files.
     Crds(crds::Args),
-    /// Print the version.
+    /// Prints the version.
     Version,
 }
 

@@ -46,11 +46,11 @@ fn page(crd: &CustomResourceDefinition) -> String {
     let Some(schema) = root(crd) else { return page };
     page.push_str(schema.description.as_deref().unwrap_or_default());
     page.push_str("\n\n");
-    let short = names.short_names.iter().flatten().map(|name| format!(", `{name}`")).collect::<String>();
+    let short = names.short_names.iter().flatten().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
     line(
         &mut page,
         format_args!(
-            "API version `{}/v1alpha1`, {}, `kubectl get {}`{short}.",
+            "API version `{}/v1alpha1`, {}, `kubectl get {}`, short {short}.",
             crd.spec.group,
             scope(crd),
             names.plural

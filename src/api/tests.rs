@@ -121,16 +121,15 @@ fn definitions_read_back_from_yaml_are_the_same() {
     }
 }
 
-fn assert_fresh(dir: &str, files: Vec<(String, String)>, kustomization: bool) {
+fn assert_fresh(dir: &str, files: Vec<(String, String)>) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
     for (name, text) in &files {
         let committed = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
         assert!(committed == *text, "{} is stale: run `kollect crds --dir crds --docs docs/reference`", name);
     }
-    let expected = files.len() + usize::from(kustomization);
     assert_eq!(
         std::fs::read_dir(&dir).unwrap().count(),
-        expected,
+        files.len(),
         "{} has files that nothing generates",
         dir.display()
     );
@@ -138,12 +137,12 @@ fn assert_fresh(dir: &str, files: Vec<(String, String)>, kustomization: bool) {
 
 #[test]
 fn committed_definitions_are_fresh() {
-    assert_fresh("crds", crd_files(), true);
+    assert_fresh("crds", crd_files());
 }
 
 #[test]
 fn committed_reference_pages_are_fresh() {
-    assert_fresh("docs/reference", reference::pages(), false);
+    assert_fresh("docs/reference", reference::pages());
 }
 
 #[test]

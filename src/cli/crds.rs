@@ -10,10 +10,10 @@ use crate::api;
 /// Arguments of `kollect crds`.
 #[derive(Debug, Default, clap::Args)]
 pub struct Args {
-    /// Write one file for each kind into this directory instead of printing all of them.
+    /// Writes one file for each kind into this directory instead of printing all of them.
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Write one Markdown page for each kind into this directory.
+    /// Writes one Markdown page for each kind into this directory.
     #[arg(long, value_name = "DIR")]
     pub docs: Option<PathBuf>,
 }

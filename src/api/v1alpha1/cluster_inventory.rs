@@ -11,6 +11,7 @@ use super::refs::{is_false, is_zero};
 use super::{Destination, Duration, InventorySinkRef, LabelSelector, ObjectRef, SinkExport, rules};
 
 /// The rows of cluster targets over many namespaces, and the sinks that they are delivered to.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(

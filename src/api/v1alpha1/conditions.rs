@@ -44,17 +44,17 @@ pub mod reasons {
         COLLECTING = "Collecting";
         /// Synced: some namespaces may not be listed, the others are collected.
         SCOPE_FORBIDDEN = "ScopeForbidden";
-        /// SinkReachable: every referenced sink can be used.
+        /// `SinkReachable`: every referenced sink can be used.
         SINKS_REACHABLE = "SinksReachable";
-        /// SinkReachable: no inventory of the namespace names a sink.
+        /// `SinkReachable`: no inventory of the namespace names a sink.
         NO_SINKS_IN_NAMESPACE = "NoSinksInNamespace";
-        /// SinkReachable: the inventory names no sink.
+        /// `SinkReachable`: the inventory names no sink.
         NO_SINKS_CONFIGURED = "NoSinksConfigured";
-        /// SinkReachable: nothing failed.
+        /// `SinkReachable`: nothing failed.
         EXPORT_SUCCEEDED = "ExportSucceeded";
-        /// SinkReachable, or Synced of one sink: a delivery failed and is tried again.
+        /// `SinkReachable`, or Synced of one sink: a delivery failed and is tried again.
         EXPORT_FAILED = "ExportFailed";
-        /// Degraded, Synced, SinkReachable: every delivery failed for a reason that waits for a change.
+        /// Degraded, Synced, `SinkReachable`: every delivery failed for a reason that waits for a change.
         EXPORT_TERMINAL = "ExportTerminal";
         /// Ready, Synced: every sink has the current rows.
         EXPORTED = "Exported";
@@ -68,7 +68,7 @@ pub mod reasons {
         PROGRESSING = "Progressing";
         /// Ready, Synced of a cluster inventory without sinks.
         ROLLED_UP = "RolledUp";
-        /// ExportShardWarning: near the size from which splitting is advised.
+        /// `ExportShardWarning`: near the size from which splitting is advised.
         APPROACHING_EXPORT_CAP = "ApproachingExportCap";
         /// Degraded: `spec.suspend` is set.
         SUSPENDED = "Suspended";
@@ -130,17 +130,17 @@ pub mod reasons {
         NO_TARGETS = "NoTargets";
         /// Degraded: a selected cluster target is not Ready.
         TARGET_DEGRADED = "TargetDegraded";
-        /// ConnectionVerified: the probe passed.
+        /// `ConnectionVerified`: the probe passed.
         CONNECTION_OK = "ConnectionOK";
-        /// ConnectionVerified, Degraded: a Secret is missing or may not be read.
+        /// `ConnectionVerified`, Degraded: a Secret is missing or may not be read.
         SECRET_RESOLVE_FAILED = "SecretResolveFailed";
-        /// ConnectionVerified, Degraded: configuration or network are wrong.
+        /// `ConnectionVerified`, Degraded: configuration or network are wrong.
         CONNECTION_TEST_FAILED = "ConnectionTestFailed";
-        /// TLSInsecure: `tls.insecureSkipVerify` is set.
+        /// `TLSInsecure`: `tls.insecureSkipVerify` is set.
         INSECURE_SKIP_VERIFY = "InsecureSkipVerify";
         /// Ready of a connection test: the probe passed.
         PROBE_SUCCEEDED = "ProbeSucceeded";
-        /// ConnectionVerified, Ready of a connection test: not exactly one sink is named.
+        /// `ConnectionVerified`, Ready of a connection test: not exactly one sink is named.
         INVALID_SINK_REF = "InvalidSinkRef";
     }
 }

@@ -10,6 +10,7 @@ use super::refs::{is_false, is_zero};
 use super::rules;
 
 /// One probe of one sink, which removes itself afterwards.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(

@@ -8,6 +8,7 @@ use super::sink::{DeletionPolicy, SinkCommon, SinkStatus};
 use super::{Dedupe, Duration, SecretRef, rules};
 
 /// A database that receives one row for each collected object.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
@@ -93,7 +94,7 @@ pub struct Postgres {
     pub dedupe: Option<Dedupe>,
 }
 
-/// Settings of BigQuery.
+/// Settings of type `bigquery`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Bigquery {
@@ -115,7 +116,7 @@ pub struct Bigquery {
     pub secret_ref: Option<SecretRef>,
 }
 
-/// Settings of MongoDB.
+/// Settings of type `mongodb`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Mongodb {

@@ -8,6 +8,7 @@ use super::sink::{SinkCommon, SinkStatus, StreamMode};
 use super::{SecretRef, rules};
 
 /// A stream that receives messages.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(

@@ -19,6 +19,7 @@ pub(super) const fn default_interval() -> Duration {
 /// The rows of one namespace, and the sinks that they are delivered to.
 ///
 /// An inventory has every row of the targets in its namespace. Only what has changed is written.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(

@@ -8,6 +8,7 @@ use super::sink::{DeletionPolicy, SinkCommon, SinkStatus};
 use super::{SecretRef, rules};
 
 /// A git repository or an object store that receives documents.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(

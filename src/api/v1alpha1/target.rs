@@ -12,6 +12,7 @@ use super::{LabelSelector, ResourceRule, rules};
 /// Which objects of a profile's kind are collected.
 ///
 /// The rows belong to the namespace of the target; every `KollectInventory` of that namespace exports them.
+#[expect(clippy::duplicated_attributes, reason = "several printer columns have one type")]
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(
