@@ -20,6 +20,7 @@ pub mod tools;
 pub mod wait;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -41,6 +42,8 @@ pub struct LabOptions {
     pub postgres: bool,
     /// Data directory of etcd, kept when the lab ends and used again as it is. Default: inside the lab's directory.
     pub etcd_dir: Option<PathBuf>,
+    /// An etcd directory to start from: copied, never changed. Not together with `etcd_dir`.
+    pub etcd_from: Option<PathBuf>,
     /// Directory for everything else. Default: a new one under the system's temporary directory. At the end the lab
     /// removes what it made there, and the directory itself if that was new.
     pub dir: Option<PathBuf>,
@@ -48,7 +51,14 @@ pub struct LabOptions {
 
 impl Default for LabOptions {
     fn default() -> Self {
-        Self { control_plane: true, garbage_collector: true, postgres: true, etcd_dir: None, dir: None }
+        Self {
+            control_plane: true,
+            garbage_collector: true,
+            postgres: true,
+            etcd_dir: None,
+            etcd_from: None,
+            dir: None,
+        }
     }
 }
 
@@ -83,6 +93,9 @@ impl Lab {
                     return Ok(None);
                 }
                 let etcd = options.etcd_dir.unwrap_or_else(|| dir.join("etcd"));
+                if let Some(from) = options.etcd_from {
+                    process::run(Command::new("cp").args(["-a", "--reflink=auto"]).arg(from).arg(&etcd))?;
+                }
                 ControlPlane::start(&dir, &etcd, options.garbage_collector, &guard).await.map(Some)
             },
             async {

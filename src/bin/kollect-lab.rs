@@ -67,6 +67,9 @@ struct Up {
     /// Directory of etcd, kept and used again.
     #[arg(long)]
     etcd_dir: Option<PathBuf>,
+    /// Directory of an etcd to start from, which is copied and not changed.
+    #[arg(long, conflicts_with = "etcd_dir")]
+    etcd_from: Option<PathBuf>,
     /// Directory of custom resource definitions to apply. Default: those of the source tree.
     #[arg(long)]
     crds: Option<PathBuf>,
@@ -196,6 +199,7 @@ async fn up(options: Up) -> Result<()> {
         garbage_collector: !options.no_garbage_collector,
         postgres: !options.no_postgres,
         etcd_dir: options.etcd_dir,
+        etcd_from: options.etcd_from,
         dir: options.dir,
     };
     let lab = tokio::select! {
@@ -339,7 +343,7 @@ async fn measure(arguments: BenchArguments) -> Result<()> {
         arguments.namespaces > 0 && arguments.rows.is_multiple_of(arguments.namespaces),
         "--rows must be a multiple of --namespaces"
     );
-    ensure!((1..=arguments.namespaces).contains(&targets), "--targets must be between 1 and --namespaces");
+    ensure!(targets > 0 && arguments.namespaces.is_multiple_of(targets), "--targets must divide --namespaces");
     ensure!(arguments.runs > 0, "--runs must be at least 1");
     let bench = Bench {
         name: arguments.name,

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::ServiceAccount;
 use kube::api::PostParams;
@@ -154,9 +154,23 @@ impl ControlPlane {
 
     /// Applies the custom resource definitions of a directory and waits until they are served.
     pub fn apply_crds(&self, dir: &Path) -> Result<()> {
-        let dir = dir.to_str().context("the directory of the CRDs is not UTF-8")?;
-        self.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", dir])?;
-        self.kubectl(&["wait", "--for=condition=Established", "--timeout=60s", "-f", dir])?;
+        let mut files = Vec::new();
+        let entries = std::fs::read_dir(dir).with_context(|| format!("failed to read {}", dir.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            // A kustomization may lie beside them.
+            if std::fs::read_to_string(&path).is_ok_and(|text| text.contains("\nkind: CustomResourceDefinition")) {
+                files.push(format!("--filename={}", path.display()));
+            }
+        }
+        ensure!(!files.is_empty(), "{} holds no custom resource definition", dir.display());
+        let with_files = |args: &[&'static str]| -> Result<String> {
+            let mut all = args.to_vec();
+            all.extend(files.iter().map(String::as_str));
+            self.kubectl(&all)
+        };
+        with_files(&["apply", "--server-side", "--force-conflicts"])?;
+        with_files(&["wait", "--for=condition=Established", "--timeout=60s"])?;
         Ok(())
     }
 

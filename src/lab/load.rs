@@ -97,6 +97,13 @@ pub struct Change {
 }
 
 impl Load {
+    /// Returns a short text that differs when the objects would have other content.
+    pub fn shape(&self) -> String {
+        let (namespace, name) = self.object(0);
+        let digest = blake3::hash(self.content(&namespace, &name, 0).to_string().as_bytes());
+        digest.to_hex().chars().take(8).collect()
+    }
+
     /// Returns the number of objects.
     pub fn total(&self) -> usize {
         self.namespaces * self.per_namespace
