@@ -8,6 +8,7 @@
 //!  API server ──list/watch──► dispatch ──► extract ──► store ──dirty──► schedule ──► export ──► sink ──► status
 //! ```
 
+pub mod canonical;
 pub mod error;
 pub mod export;
 #[cfg(feature = "lab")]
