@@ -10,6 +10,7 @@
 
 pub mod canonical;
 pub mod error;
+pub mod expr;
 pub mod export;
 #[cfg(feature = "lab")]
 pub mod lab;
