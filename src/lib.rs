@@ -19,6 +19,8 @@ pub mod secret;
 
 pub mod api;
 
+pub mod extract;
+
 pub mod sinks;
 
 pub mod cli;
