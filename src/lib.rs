@@ -8,7 +8,9 @@
 //!  API server ──list/watch──► dispatch ──► extract ──► store ──dirty──► schedule ──► export ──► sink ──► status
 //! ```
 
+pub mod canonical;
 pub mod error;
+pub mod expr;
 pub mod export;
 #[cfg(feature = "lab")]
 pub mod lab;
@@ -16,6 +18,8 @@ pub mod model;
 pub mod secret;
 
 pub mod api;
+
+pub mod extract;
 
 pub mod sinks;
 

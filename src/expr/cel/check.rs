@@ -1,0 +1,619 @@
+//! One walk over the syntax tree, at compile time: what cannot work is refused, the rest is made ready to run.
+
+use ::cel::IdedExpr;
+use ::cel::ParseErrors;
+use ::cel::common::ast::{
+    CallExpr, ComprehensionExpr, EntryExpr, Expr, ListExpr, LiteralValue, MapExpr, SelectExpr, SourceInfo, operators,
+};
+
+use super::{MAX_DEPTH, Reference, Segment};
+use crate::expr::CompileError;
+
+/// The name that a reference gets, its number behind it. `@` cannot be written in CEL.
+pub(super) const REFERENCE: &str = "@ref";
+/// Takes one step of the budget and is true, or an error when none is left.
+pub(super) const STEP: &str = "@step";
+/// `==` by structure.
+pub(super) const EQUAL: &str = "@equal";
+/// `in` by structure.
+pub(super) const WITHIN: &str = "@within";
+/// `has()` of what is no chain from `object`; unlike a selection it reads no value.
+pub(super) const PRESENT: &str = "@present";
+/// The keys of a map in order; a list as it is.
+pub(super) const SORTED: &str = "@sorted";
+
+/// The static type of an expression, as far as the tree shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Ty {
+    Dyn,
+    Null,
+    Bool,
+    Int,
+    UInt,
+    Double,
+    String,
+    Bytes,
+    Timestamp,
+    Duration,
+    List,
+    Map,
+    Type,
+}
+
+impl Ty {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Dyn => "dyn",
+            Self::Null => "null",
+            Self::Bool => "bool",
+            Self::Int => "int",
+            Self::UInt => "uint",
+            Self::Double => "double",
+            Self::String => "string",
+            Self::Bytes => "bytes",
+            Self::Timestamp => "timestamp",
+            Self::Duration => "duration",
+            Self::List => "list",
+            Self::Map => "map",
+            Self::Type => "type",
+        }
+    }
+
+    /// Tells whether a value of this type may be one of those.
+    fn may_be(self, types: &[Ty]) -> bool {
+        self == Self::Dyn || types.contains(&self)
+    }
+
+    fn is_scalar(self) -> bool {
+        !matches!(self, Self::Dyn | Self::List | Self::Map)
+    }
+
+    fn is_number(self) -> bool {
+        matches!(self, Self::Int | Self::UInt | Self::Double)
+    }
+}
+
+pub(super) struct Checked {
+    pub(super) root: IdedExpr,
+    pub(super) references: Vec<Reference>,
+    pub(super) last_keys: Vec<String>,
+    /// Levels of the tree.
+    pub(super) depth: usize,
+}
+
+/// Refuses text whose brackets are nested too deep, before a parser recurses over it.
+pub(super) fn nesting(source: &str) -> Result<(), CompileError> {
+    let mut depth = 0_usize;
+    let mut quote = None;
+    let mut escaped = false;
+    for (at, c) in source.char_indices() {
+        if let Some(open) = quote {
+            match c {
+                _ if escaped => escaped = false,
+                '\\' => escaped = true,
+                _ if c == open => quote = None,
+                _ => {}
+            }
+            continue;
+        }
+        match c {
+            '"' | '\'' => quote = Some(c),
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        if depth > MAX_DEPTH {
+            return Err(CompileError::new(at, too_deep()));
+        }
+    }
+    Ok(())
+}
+
+fn too_deep() -> String {
+    format!("expression is nested deeper than {MAX_DEPTH} levels")
+}
+
+pub(super) fn parse_error(source: &str, errors: &ParseErrors) -> CompileError {
+    let Some(first) = errors.errors.first() else { return CompileError::new(0, "expression cannot be parsed") };
+    let (line, column) = first.pos;
+    let line_start: usize =
+        source.split_inclusive('\n').take(usize::try_from(line - 1).unwrap_or(0)).map(str::len).sum();
+    let position = line_start + usize::try_from(column - 1).unwrap_or(0);
+    CompileError::new(position.min(source.len()), first.msg.clone())
+}
+
+pub(super) fn check(tree: IdedExpr, info: &SourceInfo) -> Result<Checked, CompileError> {
+    let mut last_keys = Vec::new();
+    let mut checker = Checker { info, references: Vec::new(), scopes: Vec::new(), depth: 0, deepest: 0 };
+    let (root, _) = checker.expr(tree, &mut last_keys)?;
+    last_keys.sort();
+    last_keys.dedup();
+    Ok(Checked { root, references: checker.references, last_keys, depth: checker.deepest })
+}
+
+struct Checker<'i> {
+    info: &'i SourceInfo,
+    references: Vec<Reference>,
+    scopes: Vec<Variable>,
+    depth: usize,
+    deepest: usize,
+}
+
+/// A variable of a loop, with the keys that its values were picked by.
+struct Variable {
+    name: String,
+    keys: Vec<String>,
+}
+
+/// What [`Checker::expr`] hands back: the expression made ready, and its type.
+type Typed = (IdedExpr, Ty);
+
+impl Checker<'_> {
+    fn fail<T>(&self, id: u64, message: impl Into<String>) -> Result<T, CompileError> {
+        let position = self.info.offset_for(id).map_or(0, |(start, _)| start as usize);
+        Err(CompileError::new(position, message))
+    }
+
+    /// Checks an expression. `keys` collects the keys that its value may have been picked by.
+    fn expr(&mut self, tree: IdedExpr, keys: &mut Vec<String>) -> Result<Typed, CompileError> {
+        self.depth += 1;
+        self.deepest = self.deepest.max(self.depth);
+        if self.depth > MAX_DEPTH {
+            return self.fail(tree.id, too_deep());
+        }
+        let checked = self.expr_inside(tree, keys);
+        self.depth -= 1;
+        checked
+    }
+
+    fn expr_inside(&mut self, tree: IdedExpr, keys: &mut Vec<String>) -> Result<Typed, CompileError> {
+        let id = tree.id;
+        if let Some(reference) = self.reference(&tree.expr) {
+            return Ok(self.refer(id, reference, keys));
+        }
+        let with = |expr: Expr, ty: Ty| Ok((IdedExpr { id, expr }, ty));
+        match tree.expr {
+            Expr::Literal(literal) => {
+                let ty = literal_type(&literal);
+                with(Expr::Literal(literal), ty)
+            }
+            Expr::Ident(name) => self.ident(id, name, keys),
+            Expr::Select(select) => self.select(id, select, keys),
+            Expr::Call(call) => self.call(id, call, keys),
+            Expr::List(list) => {
+                let mut elements = Vec::with_capacity(list.elements.len());
+                for element in list.elements {
+                    elements.push(self.expr(element, keys)?.0);
+                }
+                with(Expr::List(ListExpr::new(elements)), Ty::List)
+            }
+            Expr::Map(map) => self.map(id, map, keys),
+            Expr::Comprehension(comprehension) => self.comprehension(id, *comprehension, keys),
+            Expr::Struct(message) => self.fail(id, format!("unknown type {}", message.type_name)),
+            Expr::Unspecified => self.fail(id, "expression cannot be parsed"),
+        }
+    }
+
+    fn is_variable(&self, name: &str) -> bool {
+        self.scopes.iter().any(|variable| variable.name == name)
+    }
+
+    /// Reads a chain of selections from `object`, or `has()` of one.
+    fn reference(&self, expr: &Expr) -> Option<Reference> {
+        if let Expr::Select(SelectExpr { operand, field, test: true }) = expr {
+            let mut path = self.chain(&operand.expr)?;
+            path.push(Segment::Key(field.clone()));
+            return Some(Reference { path, test: true });
+        }
+        self.chain(expr).map(|path| Reference { path, test: false })
+    }
+
+    fn chain(&self, expr: &Expr) -> Option<Vec<Segment>> {
+        let mut path = Vec::new();
+        let mut expr = expr;
+        loop {
+            match expr {
+                Expr::Ident(name) if name == "object" && !self.is_variable("object") => {
+                    path.reverse();
+                    return Some(path);
+                }
+                Expr::Select(SelectExpr { operand, field, test: false }) => {
+                    path.push(Segment::Key(field.clone()));
+                    expr = &operand.expr;
+                }
+                Expr::Call(CallExpr { func_name, target: None, args }) if func_name == operators::INDEX => {
+                    let [operand, index] = args.as_slice() else { return None };
+                    path.push(match &index.expr {
+                        Expr::Literal(LiteralValue::String(key)) => Segment::Key(key.inner().to_owned()),
+                        Expr::Literal(LiteralValue::Int(index)) => Segment::Index(*index.inner()),
+                        _ => return None,
+                    });
+                    expr = &operand.expr;
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    fn refer(&mut self, id: u64, reference: Reference, keys: &mut Vec<String>) -> Typed {
+        let ty = if reference.test { Ty::Bool } else { Ty::Dyn };
+        if !reference.test {
+            let key = reference.path.iter().rev().find_map(|segment| match segment {
+                Segment::Key(key) => Some(key.clone()),
+                Segment::Index(_) => None,
+            });
+            keys.extend(key);
+        }
+        let number = self.references.iter().position(|known| *known == reference).unwrap_or_else(|| {
+            self.references.push(reference);
+            self.references.len() - 1
+        });
+        (IdedExpr { id, expr: Expr::Ident(format!("{REFERENCE}{number}")) }, ty)
+    }
+
+    fn ident(&self, id: u64, name: String, keys: &mut Vec<String>) -> Result<Typed, CompileError> {
+        const TYPES: [&str; 10] =
+            ["bool", "bytes", "double", "int", "list", "map", "null_type", "string", "type", "uint"];
+        if let Some(variable) = self.scopes.iter().rev().find(|variable| variable.name == name) {
+            keys.extend(variable.keys.iter().cloned());
+            return Ok((IdedExpr { id, expr: Expr::Ident(name) }, Ty::Dyn));
+        }
+        if TYPES.contains(&name.as_str()) {
+            return Ok((IdedExpr { id, expr: Expr::Ident(name) }, Ty::Type));
+        }
+        self.fail(id, format!("undeclared reference to {name:?}; the object is called `object`"))
+    }
+
+    fn select(&mut self, id: u64, select: SelectExpr, keys: &mut Vec<String>) -> Result<Typed, CompileError> {
+        if !select.test && self.is_protobuf_type(&select) {
+            return Ok((IdedExpr { id, expr: Expr::Select(select) }, Ty::Type));
+        }
+        let (operand, ty) = self.expr(*select.operand, &mut Vec::new())?;
+        if !ty.may_be(&[Ty::Map]) {
+            return self.fail(id, format!("type {} has no fields", ty.name()));
+        }
+        if select.test {
+            let field = IdedExpr { id, expr: Expr::Literal(LiteralValue::String(select.field.into())) };
+            return Ok((IdedExpr { id, expr: call_expr(PRESENT, vec![operand, field]) }, Ty::Bool));
+        }
+        keys.push(select.field.clone());
+        let select = SelectExpr { operand: Box::new(operand), ..select };
+        Ok((IdedExpr { id, expr: Expr::Select(select) }, Ty::Dyn))
+    }
+
+    /// `google.protobuf.Timestamp` and `google.protobuf.Duration` are names of types.
+    fn is_protobuf_type(&self, select: &SelectExpr) -> bool {
+        let Expr::Select(middle) = &select.operand.expr else { return false };
+        matches!(select.field.as_str(), "Timestamp" | "Duration")
+            && middle.field == "protobuf"
+            && matches!(&middle.operand.expr, Expr::Ident(name) if name == "google" && !self.is_variable(name))
+    }
+
+    fn map(&mut self, id: u64, map: MapExpr, keys: &mut Vec<String>) -> Result<Typed, CompileError> {
+        let mut entries = Vec::with_capacity(map.entries.len());
+        for mut entry in map.entries {
+            let EntryExpr::MapEntry(pair) = &mut entry.expr else { return self.fail(id, "unknown type") };
+            let (key, ty) = self.expr(std::mem::take(&mut pair.key), &mut Vec::new())?;
+            if !ty.may_be(&[Ty::String, Ty::Int, Ty::UInt, Ty::Bool]) {
+                return self.fail(key.id, format!("type {} cannot be a map key", ty.name()));
+            }
+            pair.key = key;
+            pair.value = self.expr(std::mem::take(&mut pair.value), keys)?.0;
+            entries.push(entry);
+        }
+        Ok((IdedExpr { id, expr: Expr::Map(MapExpr { entries }) }, Ty::Map))
+    }
+
+    fn comprehension(
+        &mut self,
+        id: u64,
+        comprehension: ComprehensionExpr,
+        keys: &mut Vec<String>,
+    ) -> Result<Typed, CompileError> {
+        let ComprehensionExpr { iter_range, iter_var, accu_var, accu_init, loop_cond, loop_step, result, .. } =
+            comprehension;
+        let mut element_keys = Vec::new();
+        let is_view = self.reference(&iter_range.expr).is_some();
+        let (mut iter_range, range_type) = self.expr(iter_range, &mut element_keys)?;
+        if !range_type.may_be(&[Ty::List, Ty::Map]) {
+            return self.fail(iter_range.id, format!("type {} has no elements", range_type.name()));
+        }
+        if !is_view && range_type != Ty::List {
+            iter_range = call(SORTED, vec![iter_range]);
+        }
+        let (accu_init, accu_type) = self.expr(accu_init, &mut Vec::new())?;
+        let collects = accu_type == Ty::List;
+
+        self.scopes.push(Variable { name: iter_var.clone(), keys: element_keys });
+        self.scopes.push(Variable { name: accu_var.clone(), keys: Vec::new() });
+        let steady = matches!(loop_cond.expr, Expr::Literal(_));
+        let (mut loop_cond, _) = self.expr(loop_cond, &mut Vec::new())?;
+        let mut step_keys = Vec::new();
+        let (mut loop_step, _) = self.expr(loop_step, &mut step_keys)?;
+        let (result, result_type) = self.expr(result, &mut Vec::new())?;
+        self.scopes.truncate(self.scopes.len() - 2);
+
+        // An `exists` or `all` forgives errors of its step, but not of its condition; a `map` or `filter` is only fast
+        // while its condition is a literal, and forgives nothing.
+        if steady {
+            step_inside(&mut loop_step);
+        } else {
+            loop_cond = stepped(loop_cond, LiteralValue::Boolean(false.into()));
+        }
+        if collects {
+            keys.append(&mut step_keys);
+        }
+        let ty = match result_type {
+            _ if collects => Ty::List,
+            Ty::Dyn => Ty::Bool, // `exists` and `all` end with their accumulator
+            other => other,
+        };
+        let expr = ComprehensionExpr {
+            iter_range,
+            iter_var,
+            iter_var2: None,
+            accu_var,
+            accu_init,
+            loop_cond,
+            loop_step,
+            result,
+        };
+        Ok((IdedExpr { id, expr: Expr::Comprehension(Box::new(expr)) }, ty))
+    }
+
+    fn call(&mut self, id: u64, call: CallExpr, keys: &mut Vec<String>) -> Result<Typed, CompileError> {
+        let CallExpr { func_name, target, args } = call;
+        if matches!(func_name.as_str(), "all" | "exists" | "exists_one" | "map" | "filter" | "has") {
+            // The parser replaces these; one that is left was called in a way that it did not know.
+            return self.fail(id, format!("wrong number of arguments to {func_name}"));
+        }
+        // Whether the result holds what the arguments hold, or only says something about them.
+        let passes_on = matches!(
+            func_name.as_str(),
+            operators::CONDITIONAL
+                | operators::INDEX
+                | operators::ADD
+                | operators::SUBSTRACT
+                | operators::MULTIPLY
+                | operators::DIVIDE
+                | operators::MODULO
+                | operators::NEGATE
+                | "string"
+                | "bytes"
+                | "dyn"
+                | "int"
+                | "uint"
+                | "double"
+                | "timestamp"
+                | "duration"
+        );
+        let mut kept = Vec::new();
+        let mut types = Vec::with_capacity(args.len() + 1);
+        let mut is_view = Vec::with_capacity(args.len());
+        let target = match target {
+            None => None,
+            Some(target) => {
+                let (target, ty) = self.expr(*target, &mut Vec::new())?;
+                types.push(ty);
+                Some(Box::new(target))
+            }
+        };
+        let mut checked = Vec::with_capacity(args.len());
+        let literal_key = literal_index(&func_name, &args);
+        for (at, arg) in args.into_iter().enumerate() {
+            is_view.push(self.reference(&arg.expr).is_some());
+            // The condition of a ternary and the place in an index are not part of the result.
+            let picked = passes_on && !(func_name == operators::CONDITIONAL && at == 0);
+            let mut unused = Vec::new();
+            let arg_keys = if picked && !(func_name == operators::INDEX && at == 1) { &mut kept } else { &mut unused };
+            let (arg, ty) = self.expr(arg, arg_keys)?;
+            types.push(ty);
+            checked.push(arg);
+        }
+        match literal_key {
+            Some(key) => keys.push(key),
+            None => keys.append(&mut kept),
+        }
+        let ty = match result_type(&func_name, target.is_some(), &types) {
+            Ok(ty) => ty,
+            Err(problem) => return self.fail(id, problem),
+        };
+        let structural = types.iter().all(|ty| !ty.is_scalar());
+        let expr = match func_name.as_str() {
+            operators::EQUALS if structural => call_expr(EQUAL, checked),
+            operators::NOT_EQUALS if structural => call_expr(operators::LOGICAL_NOT, vec![self::call(EQUAL, checked)]),
+            operators::IN if types.first().is_some_and(|ty| !ty.is_scalar()) && is_view.last() == Some(&false) => {
+                call_expr(WITHIN, checked)
+            }
+            _ => Expr::Call(CallExpr { func_name, target, args: checked }),
+        };
+        Ok((IdedExpr { id, expr }, ty))
+    }
+}
+
+/// Returns the key of `x['key']`.
+fn literal_index(function: &str, args: &[IdedExpr]) -> Option<String> {
+    match args {
+        [_, IdedExpr { expr: Expr::Literal(LiteralValue::String(key)), .. }] if function == operators::INDEX => {
+            Some(key.inner().to_owned())
+        }
+        _ => None,
+    }
+}
+
+fn call_expr(function: &str, args: Vec<IdedExpr>) -> Expr {
+    Expr::Call(CallExpr { func_name: function.to_owned(), target: None, args })
+}
+
+fn call(function: &str, args: Vec<IdedExpr>) -> IdedExpr {
+    IdedExpr { id: 0, expr: call_expr(function, args) }
+}
+
+/// Wraps an expression so that evaluating it costs a step: `@step ? expr : never`.
+fn stepped(expr: IdedExpr, never: LiteralValue) -> IdedExpr {
+    let step = IdedExpr { id: 0, expr: Expr::Ident(STEP.to_owned()) };
+    let never = IdedExpr { id: 0, expr: Expr::Literal(never) };
+    call(operators::CONDITIONAL, vec![step, expr, never])
+}
+
+/// Puts the step where the interpreter still recognises an append: into the guard, or into the appended element.
+fn step_inside(loop_step: &mut IdedExpr) {
+    let Expr::Call(CallExpr { func_name, args, .. }) = &mut loop_step.expr else { return };
+    let place = match (func_name.as_str(), args.as_mut_slice()) {
+        (operators::CONDITIONAL, [guard, ..]) => Some((guard, LiteralValue::Boolean(false.into()))),
+        (operators::ADD, [_, IdedExpr { expr: Expr::List(list), .. }]) => {
+            list.elements.first_mut().map(|element| (element, LiteralValue::Null))
+        }
+        _ => None,
+    };
+    if let Some((expr, never)) = place {
+        *expr = stepped(std::mem::take(expr), never);
+    }
+}
+
+fn literal_type(literal: &LiteralValue) -> Ty {
+    match literal {
+        LiteralValue::Boolean(_) => Ty::Bool,
+        LiteralValue::Bytes(_) => Ty::Bytes,
+        LiteralValue::Double(_) => Ty::Double,
+        LiteralValue::Int(_) => Ty::Int,
+        LiteralValue::Null => Ty::Null,
+        LiteralValue::String(_) => Ty::String,
+        LiteralValue::UInt(_) => Ty::UInt,
+    }
+}
+
+/// Returns the type of a call, or what is wrong with it. A method's target is the first of the types.
+fn result_type(function: &str, is_method: bool, types: &[Ty]) -> Result<Ty, String> {
+    let result = match (function, is_method, types) {
+        (operators::CONDITIONAL, false, [condition, yes, no]) => {
+            condition.may_be(&[Ty::Bool]).then(|| branches(*yes, *no)).flatten()
+        }
+        (operators::LOGICAL_AND | operators::LOGICAL_OR, false, [left, right]) => {
+            (left.may_be(&[Ty::Bool]) && right.may_be(&[Ty::Bool])).then_some(Ty::Bool)
+        }
+        (operators::LOGICAL_NOT | operators::NOT_STRICTLY_FALSE, false, [operand]) => {
+            operand.may_be(&[Ty::Bool]).then_some(Ty::Bool)
+        }
+        (operators::NEGATE, false, [operand]) => operand.may_be(&[Ty::Int, Ty::Double]).then_some(*operand),
+        (
+            operators::ADD | operators::SUBSTRACT | operators::MULTIPLY | operators::DIVIDE | operators::MODULO,
+            false,
+            [left, right],
+        ) => arithmetic(function, *left, *right),
+        (operators::EQUALS | operators::NOT_EQUALS, false, [left, right]) => {
+            let alike = left == right || (left.is_number() && right.is_number());
+            (alike || [*left, *right].iter().any(|ty| matches!(ty, Ty::Dyn | Ty::Null))).then_some(Ty::Bool)
+        }
+        (
+            operators::LESS | operators::LESS_EQUALS | operators::GREATER | operators::GREATER_EQUALS,
+            false,
+            [left, right],
+        ) => {
+            const ORDERED: [Ty; 8] =
+                [Ty::Bool, Ty::Int, Ty::UInt, Ty::Double, Ty::String, Ty::Bytes, Ty::Timestamp, Ty::Duration];
+            let alike = left == right || (left.is_number() && right.is_number());
+            let either = *left == Ty::Dyn || *right == Ty::Dyn;
+            (left.may_be(&ORDERED) && right.may_be(&ORDERED) && (alike || either)).then_some(Ty::Bool)
+        }
+        (operators::IN, false, [_, right]) => right.may_be(&[Ty::List, Ty::Map]).then_some(Ty::Bool),
+        (operators::INDEX, false, [operand, index]) => {
+            let keyed =
+                operand.may_be(&[Ty::Map]) && index.may_be(&[Ty::String, Ty::Int, Ty::UInt, Ty::Bool, Ty::Double]);
+            let counted = operand.may_be(&[Ty::List]) && index.may_be(&[Ty::Int, Ty::UInt, Ty::Double]);
+            (keyed || counted).then_some(Ty::Dyn)
+        }
+        ("size", _, [operand]) => operand.may_be(&[Ty::String, Ty::Bytes, Ty::List, Ty::Map]).then_some(Ty::Int),
+        ("contains" | "startsWith" | "endsWith", true, [left, right]) | ("matches", _, [left, right]) => {
+            (left.may_be(&[Ty::String]) && right.may_be(&[Ty::String])).then_some(Ty::Bool)
+        }
+        ("dyn", false, [_]) => Some(Ty::Dyn),
+        ("type", false, [_]) => Some(Ty::Type),
+        (_, false, [operand]) => match conversion(function) {
+            Some((result, from)) => operand.may_be(from).then_some(result),
+            None => return Err(unknown(function, is_method)),
+        },
+        (_, true, [operand, zone @ ..]) if zone.len() <= 1 => {
+            let duration = matches!(function, "getHours" | "getMinutes" | "getSeconds" | "getMilliseconds");
+            let date = matches!(
+                function,
+                "getDate" | "getDayOfMonth" | "getDayOfWeek" | "getDayOfYear" | "getFullYear" | "getMonth"
+            );
+            if !duration && !date {
+                return Err(unknown(function, is_method));
+            }
+            let of_time = operand.may_be(&[Ty::Timestamp]) && zone.iter().all(|zone| zone.may_be(&[Ty::String]));
+            let of_span = duration && zone.is_empty() && operand.may_be(&[Ty::Duration]);
+            (of_time || of_span).then_some(Ty::Int)
+        }
+        _ => return Err(unknown(function, is_method)),
+    };
+    result.ok_or_else(|| {
+        let names: Vec<_> = types.iter().map(|ty| ty.name()).collect();
+        format!("no such overload: {function}({})", names.join(", "))
+    })
+}
+
+fn unknown(function: &str, is_method: bool) -> String {
+    const KNOWN: [&str; 5] = ["size", "contains", "startsWith", "endsWith", "matches"];
+    if KNOWN.contains(&function) || conversion(function).is_some() || matches!(function, "dyn" | "type") {
+        return format!(
+            "wrong number of arguments to {function}, or not called as a {}",
+            if is_method { "function" } else { "method" }
+        );
+    }
+    format!("unknown function {function:?}; only the standard library of CEL is available")
+}
+
+/// The branches of a ternary have one type; `null` goes with any, for it is "no value".
+fn branches(yes: Ty, no: Ty) -> Option<Ty> {
+    match (yes, no) {
+        _ if yes == no => Some(yes),
+        (Ty::Dyn | Ty::Null, _) | (_, Ty::Dyn | Ty::Null) => Some(Ty::Dyn),
+        _ => None,
+    }
+}
+
+fn arithmetic(operator: &str, left: Ty, right: Ty) -> Option<Ty> {
+    use Ty::{Bytes, Double, Duration, Dyn, Int, List, String, Timestamp, UInt};
+    const NUMBERS: &[(Ty, Ty, Ty)] = &[(Int, Int, Int), (UInt, UInt, UInt), (Double, Double, Double)];
+    const SUMS: &[(Ty, Ty, Ty)] = &[
+        (String, String, String),
+        (Bytes, Bytes, Bytes),
+        (List, List, List),
+        (Timestamp, Duration, Timestamp),
+        (Duration, Timestamp, Timestamp),
+        (Duration, Duration, Duration),
+    ];
+    const DIFFERENCES: &[(Ty, Ty, Ty)] =
+        &[(Timestamp, Duration, Timestamp), (Timestamp, Timestamp, Duration), (Duration, Duration, Duration)];
+    let more: &[(Ty, Ty, Ty)] = match operator {
+        operators::ADD => SUMS,
+        operators::SUBSTRACT => DIFFERENCES,
+        _ => &[],
+    };
+    let numbers = if operator == operators::MODULO { &NUMBERS[..2] } else { NUMBERS };
+    let mut results = numbers
+        .iter()
+        .chain(more)
+        .filter(|(a, b, _)| (left == Dyn || left == *a) && (right == Dyn || right == *b))
+        .map(|(_, _, result)| *result);
+    let first = results.next()?;
+    Some(if results.all(|other| other == first) { first } else { Dyn })
+}
+
+/// Returns what a conversion yields, and from what.
+fn conversion(function: &str) -> Option<(Ty, &'static [Ty])> {
+    use Ty::{Bool, Bytes, Double, Duration, Int, String, Timestamp, UInt};
+    Some(match function {
+        "int" => (Int, &[Int, UInt, Double, String, Timestamp]),
+        "uint" => (UInt, &[Int, UInt, Double, String]),
+        "double" => (Double, &[Int, UInt, Double, String]),
+        "string" => (String, &[Bool, Int, UInt, Double, String, Bytes, Timestamp, Duration]),
+        "bytes" => (Bytes, &[Bytes, String]),
+        "bool" => (Bool, &[Bool, String]),
+        "timestamp" => (Timestamp, &[Timestamp, String, Int]),
+        "duration" => (Duration, &[Duration, String]),
+        _ => return None,
+    })
+}
