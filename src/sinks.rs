@@ -4,6 +4,7 @@
 //! the class; it does not retry, the caller does.
 
 pub mod netguard;
+pub mod postgres;
 
 use std::error::Error;
 use std::fmt;

@@ -1,0 +1,403 @@
+//! Rows into PostgreSQL: one table for all operators and inventories, and a small one that says who writes what.
+//!
+//! In flow a [`Delta`] and the scope it belongs to; out flow rows keyed by (cluster, inventory, target, uid), each with
+//! the fingerprint by which it is recognised after a restart. A delivery is one transaction: all or nothing, and a row
+//! that is already there is neither written nor locked. [`PostgresPools`] is made once; it shares two connections among
+//! all sinks of a destination, and knows who this process is among the writers of a table.
+//!
+//! Retrying is left to the caller, and so is the choice of what to write; this module alone decides what an error means.
+
+mod config;
+mod connect;
+mod dsn;
+mod error;
+mod recover;
+mod schema;
+mod state;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod write;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+pub use config::{LOCK_TIMEOUT, PostgresConfig, Provisioning, STATEMENT_TIMEOUT, TlsConfig};
+
+use config::Names;
+use connect::{IDLE_LIMIT, Lease, Pool, in_time};
+use error::PostgresError;
+use recover::RecoverSql;
+use schema::Facts;
+use state::StateSql;
+use write::WriteSql;
+
+use super::netguard::Guard;
+use super::{Destination, Receipt, Sink, SinkError};
+use crate::error::{Class, Classify};
+use crate::export::{Base, Delta, Held, Scope, Selection};
+use crate::model::{Fingerprint, Row};
+
+/// A transaction of ours that goes silent (a paused process) is ended by the server after this.
+const IDLE_IN_TRANSACTION: Duration = Duration::from_secs(30);
+
+/// What the server's own limit is given before this side gives up waiting.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Gives the time that rows are stamped with.
+pub type Clock = fn() -> jiff::Timestamp;
+
+/// Who writes: this operator among those that share a table, and which life of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Writer {
+    /// UID of the namespace `kube-system`: the same for every life of this operator, and no other cluster's.
+    pub process: String,
+    /// How often the lease changed hands; 0 without election.
+    pub lease_transitions: i64,
+}
+
+impl Writer {
+    /// Returns the `writer` column of a scope.
+    fn of(&self, scope: &Scope) -> String {
+        format!("{}/{}", self.process, scope.inventory_uid)
+    }
+}
+
+/// Makes sinks, and shares connections and epochs among those of one destination.
+///
+/// Holds as many entries as there are live destinations; a pool goes when its last sink goes.
+#[derive(Debug)]
+pub struct PostgresPools {
+    guard: Guard,
+    writer: Writer,
+    clock: Clock,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>>,
+    homes: Mutex<HashMap<HomeKey, Weak<Home>>>,
+    /// Taken once for each destination and kept: a second sink of the same table must not fence the first.
+    epochs: Arc<Mutex<HashMap<String, i64>>>,
+}
+
+/// One pair of tables as one login sees it.
+type HomeKey = ([u8; 32], Names, Provisioning);
+
+/// What sinks of one pair of tables share.
+#[derive(Debug)]
+struct Home {
+    pool: Arc<Pool>,
+    names: Names,
+    provisioning: Provisioning,
+    sql: Sql,
+    /// Set when the tables were looked at and found right; unset by the next failure.
+    facts: Mutex<Option<Facts>>,
+}
+
+/// All statements over one pair of tables.
+#[derive(Debug)]
+struct Sql {
+    state: StateSql,
+    write: WriteSql,
+    recover: RecoverSql,
+}
+
+impl PostgresPools {
+    /// Makes the registry. Must be called inside the runtime; connections live until `stop`.
+    pub fn new(guard: Guard, writer: Writer, clock: Clock, stop: CancellationToken) -> Self {
+        let pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>> = Arc::default();
+        let tasks = TaskTracker::new();
+        tasks.spawn(stop.clone().run_until_cancelled_owned(close_idle(Arc::clone(&pools))));
+        Self { guard, writer, clock, tasks, stop, pools, homes: Mutex::default(), epochs: Arc::default() }
+    }
+
+    /// Makes a sink. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when the connection string or a name cannot be used.
+    pub fn sink(&self, config: &PostgresConfig) -> Result<PostgresSink, SinkError> {
+        let checked = config.check()?;
+        let pool =
+            shared(&self.pools, checked.pool_key, || Pool::new(self.guard, &checked, config, self.tasks.clone()));
+        let home_key = (checked.pool_key, checked.names.clone(), config.provisioning);
+        let home = shared(&self.homes, home_key, || {
+            let (data, state) = (checked.names.data(), checked.names.state());
+            Home {
+                pool,
+                provisioning: config.provisioning,
+                sql: Sql {
+                    state: StateSql::new(&state),
+                    write: WriteSql::new(&data, &state),
+                    recover: RecoverSql::new(&data),
+                },
+                names: checked.names.clone(),
+                facts: Mutex::new(None),
+            }
+        });
+        Ok(PostgresSink {
+            home,
+            writer: self.writer.clone(),
+            clock: self.clock,
+            epochs: Arc::clone(&self.epochs),
+            statement_timeout: config.statement_timeout.unwrap_or(STATEMENT_TIMEOUT),
+            lock_timeout: config.lock_timeout.unwrap_or(LOCK_TIMEOUT),
+            destination: checked.destination,
+        })
+    }
+
+    /// Ends the tasks of all connections and waits for them. Sinks must not be used any more.
+    pub async fn close(&self) {
+        self.stop.cancel();
+        let pools: Vec<Arc<Pool>> = self.pools.lock().drain().filter_map(|(_, pool)| pool.upgrade()).collect();
+        for pool in pools {
+            pool.close();
+        }
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+/// Returns the live entry of a key, or makes one; entries that nobody holds any more go on the way.
+fn shared<K: Eq + std::hash::Hash, V>(map: &Mutex<HashMap<K, Weak<V>>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+    let mut map = map.lock();
+    if let Some(there) = map.get(&key).and_then(Weak::upgrade) {
+        return there;
+    }
+    map.retain(|_, entry| entry.strong_count() > 0);
+    let made = Arc::new(make());
+    map.insert(key, Arc::downgrade(&made));
+    made
+}
+
+/// Closes idle connections as long as it runs.
+async fn close_idle(pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>>) {
+    loop {
+        tokio::time::sleep(IDLE_LIMIT / 3).await;
+        let live: Vec<Arc<Pool>> = pools.lock().values().filter_map(Weak::upgrade).collect();
+        for pool in live {
+            pool.close_idle();
+        }
+    }
+}
+
+/// Rows of one sink object.
+pub struct PostgresSink {
+    home: Arc<Home>,
+    destination: Destination,
+    writer: Writer,
+    clock: Clock,
+    epochs: Arc<Mutex<HashMap<String, i64>>>,
+    statement_timeout: Duration,
+    lock_timeout: Duration,
+}
+
+impl fmt::Debug for PostgresSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresSink").field("destination", &self.destination.description).finish_non_exhaustive()
+    }
+}
+
+/// A connection at work on one pair of tables.
+struct Session<'a> {
+    lease: &'a Lease,
+    names: &'a Names,
+    sql: &'a Sql,
+    statement_timeout: Duration,
+}
+
+impl Session<'_> {
+    fn client(&self) -> &Client {
+        self.lease.client()
+    }
+
+    /// Returns until when the next statement must have been answered.
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.statement_timeout + GRACE
+    }
+
+    /// Returns the table of rows, quoted.
+    fn data(&self) -> String {
+        self.names.data()
+    }
+
+    /// Returns the table of states, quoted.
+    fn state(&self) -> String {
+        self.names.state()
+    }
+
+    async fn commit(&self) -> Result<(), PostgresError> {
+        let doing = || format!("commit to {}", self.data());
+        in_time(self.deadline(), doing, self.client().batch_execute("COMMIT")).await
+    }
+}
+
+impl PostgresSink {
+    fn session<'a>(&'a self, lease: &'a Lease) -> Session<'a> {
+        let home = &*self.home;
+        Session { lease, names: &home.names, sql: &home.sql, statement_timeout: self.statement_timeout }
+    }
+
+    /// Opens a transaction with our limits. Rows are found by key, whatever the planner thinks of a table that it has
+    /// not analysed yet.
+    async fn begin(&self, session: &Session<'_>) -> Result<(), PostgresError> {
+        let script = format!(
+            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {}; \
+             SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}; \
+             SET LOCAL client_connection_check_interval = 5000; \
+             SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
+            self.statement_timeout.as_millis(),
+            self.lock_timeout.as_millis(),
+            IDLE_IN_TRANSACTION.as_millis()
+        );
+        let doing = || format!("begin a transaction on {}", session.data());
+        in_time(session.deadline(), doing, session.client().batch_execute(&script)).await
+    }
+
+    /// Returns what is known of the tables; looks, and creates them, when nothing is.
+    async fn facts(&self, session: &Session<'_>) -> Result<Facts, PostgresError> {
+        if let Some(facts) = self.home.facts.lock().clone() {
+            return Ok(facts);
+        }
+        let facts = schema::ensure(session.client(), session.names, self.home.provisioning, session.deadline()).await?;
+        *self.home.facts.lock() = Some(facts.clone());
+        Ok(facts)
+    }
+
+    /// Returns the epoch of this process at the destination.
+    async fn epoch(&self, session: &Session<'_>) -> Result<i64, PostgresError> {
+        let known = self.epochs.lock().get(&self.destination.id).copied();
+        if let Some(epoch) = known {
+            return Ok(epoch);
+        }
+        let taken = state::next_epoch(session, &self.writer).await?;
+        // Two first uses at the same moment agree on one.
+        Ok(*self.epochs.lock().entry(self.destination.id.clone()).or_insert(taken))
+    }
+
+    /// After a failure the tables are looked at again: at once when the server complains about them, so that the answer
+    /// names what to run, and at the next use otherwise.
+    async fn explain(&self, error: PostgresError) -> PostgresError {
+        *self.home.facts.lock() = None;
+        if !error.state().is_some_and(|state| state.code().starts_with("42")) {
+            return error;
+        }
+        let Ok(lease) = self.home.pool.lease().await else { return error };
+        let session = self.session(&lease);
+        let mode = self.home.provisioning;
+        match schema::look(session.client(), session.names, mode, session.deadline()).await {
+            Ok(_) => {
+                lease.give_back();
+                error
+            }
+            Err(better) => better,
+        }
+    }
+
+    async fn try_probe(&self) -> Result<String, PostgresError> {
+        let lease = self.home.pool.lease().await?;
+        let session = self.session(&lease);
+        let mode = self.home.provisioning;
+        let facts = schema::look(session.client(), session.names, mode, session.deadline()).await?;
+        let table = session.data();
+        lease.give_back();
+        let what = if facts.has_table { "is ready" } else { "will be created" };
+        Ok(format!("PostgreSQL {}, role \"{}\": table {table} {what}", facts.version, facts.role))
+    }
+
+    async fn try_recover(&self, scope: &Scope, selection: &Selection) -> Result<Vec<Held>, PostgresError> {
+        let lease = self.home.pool.lease().await?;
+        let session = self.session(&lease);
+        let facts = self.facts(&session).await?;
+        let epoch = if facts.has_state { Some(self.epoch(&session).await?) } else { None };
+        self.begin(&session).await?;
+        if let Some(epoch) = epoch {
+            state::claim(&session, scope, &self.writer, epoch).await?;
+        }
+        let held = recover::read(&session, scope, selection).await?;
+        session.commit().await?;
+        lease.give_back();
+        Ok(held)
+    }
+
+    async fn try_deliver(&self, delta: &Delta) -> Result<Receipt, PostgresError> {
+        let lease = self.home.pool.lease().await?;
+        let session = self.session(&lease);
+        let facts = self.facts(&session).await?;
+        let epoch = if facts.has_state { Some(self.epoch(&session).await?) } else { None };
+        self.begin(&session).await?;
+        if let Some(epoch) = epoch {
+            state::claim(&session, &delta.scope, &self.writer, epoch).await?;
+        }
+        let try_copy = delta.base == Base::Empty;
+        let receipt = write::write(&session, delta, try_copy, facts.has_state, (self.clock)()).await?;
+        session.commit().await?;
+        lease.give_back();
+        Ok(receipt)
+    }
+
+    async fn try_heartbeat(&self, scopes: &[&Scope]) -> Result<(), PostgresError> {
+        let lease = self.home.pool.lease().await?;
+        let session = self.session(&lease);
+        if self.facts(&session).await?.has_state {
+            let epoch = self.epoch(&session).await?;
+            self.begin(&session).await?;
+            state::heartbeat(&session, scopes, &self.writer, epoch).await?;
+            session.commit().await?;
+        }
+        lease.give_back();
+        Ok(())
+    }
+
+    async fn settle<T>(&self, result: Result<T, PostgresError>) -> Result<T, SinkError> {
+        match result {
+            Ok(done) => Ok(done),
+            Err(error) if error.class() == Class::Terminal => Err(self.explain(error).await.into()),
+            Err(error) => {
+                *self.home.facts.lock() = None;
+                Err(error.into())
+            }
+        }
+    }
+}
+
+impl Sink for PostgresSink {
+    fn kind(&self) -> &'static str {
+        "postgres"
+    }
+
+    fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>> {
+        Box::pin(async { Ok(self.try_probe().await?) })
+    }
+
+    fn fingerprint(&self, scope: &Scope, row: &Row) -> Fingerprint {
+        write::fingerprint(scope, row)
+    }
+
+    fn recover<'a>(
+        &'a self,
+        scope: &'a Scope,
+        selection: &'a Selection,
+    ) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
+        Box::pin(async { self.settle(self.try_recover(scope, selection).await).await })
+    }
+
+    fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(async { self.settle(self.try_deliver(delta).await).await })
+    }
+
+    fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async { self.settle(self.try_heartbeat(scopes).await).await })
+    }
+}

@@ -1,0 +1,352 @@
+//! What can go wrong with PostgreSQL, and what that means for the scheduler.
+//!
+//! The class comes from the SQLSTATE, from the kind of TLS failure, or from the variant, never from a text. Of what the
+//! server says only the primary message is kept: details and hints quote rows.
+
+use std::error::Error;
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use rustls::AlertDescription;
+use tokio_postgres::error::{DbError, SqlState};
+
+use super::dsn::DsnError;
+use super::schema::SchemaError;
+use super::tls::TlsError;
+use crate::error::{Class, Classify};
+use crate::sinks::SinkError;
+use crate::sinks::netguard::DialError;
+
+/// A failure of the PostgreSQL sink.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PostgresError {
+    #[error(transparent)]
+    Dsn(DsnError),
+    #[error("{field} must have 1 to {limit} bytes, or PostgreSQL would cut it")]
+    Name { field: &'static str, limit: usize },
+    #[error("spec.postgres.table and spec.postgres.stateTable name the same table")]
+    SameTable,
+    #[error("failed to set up TLS")]
+    Tls(#[source] TlsError),
+    #[error(transparent)]
+    Dial(DialError),
+    #[error("failed to {doing}")]
+    Handshake {
+        doing: String,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("failed to {doing}")]
+    Server {
+        doing: String,
+        #[source]
+        source: ServerError,
+    },
+    #[error("failed to {doing}")]
+    Io {
+        doing: String,
+        #[source]
+        source: io::Error,
+    },
+    #[error("failed to {doing}: the connection was closed")]
+    Closed { doing: String },
+    /// What the driver refuses by itself: a kind of authentication, a server without TLS.
+    #[error("failed to {doing}")]
+    Driver {
+        doing: String,
+        #[source]
+        source: Box<dyn Error + Send + Sync>,
+    },
+    #[error("failed to {doing}: no answer within {} s", .after.as_secs())]
+    Timeout { doing: String, after: Duration },
+    #[error("host {host} is read-only")]
+    ReadOnly { host: String },
+    #[error(transparent)]
+    Schema(SchemaError),
+    #[error(
+        "rows of cluster \"{cluster}\" for inventory {inventory} in {table} belong to another operator (writer {writer}, \
+         last seen {seen_seconds} s ago); set spec.cluster of the sink to a name that no other operator uses"
+    )]
+    ClusterConflict { cluster: String, inventory: String, table: String, writer: String, seen_seconds: i64 },
+    #[error(
+        "a newer instance of this operator (epoch {theirs}, ours is {ours}) writes inventory {inventory} in {table}"
+    )]
+    Fenced { inventory: String, table: String, theirs: i64, ours: i64 },
+    #[error("another operator started to write inventory {inventory} in {table} at the same moment")]
+    Raced { inventory: String, table: String },
+}
+
+/// What the server said.
+#[derive(Debug)]
+pub(super) struct ServerError {
+    pub(super) state: SqlState,
+    message: String,
+    constraint: Option<String>,
+}
+
+impl fmt::Display for ServerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (SQLSTATE {})", self.message, self.state.code())?;
+        match advice(&self.state) {
+            Some(advice) => write!(f, "; {advice}")?,
+            None => {}
+        }
+        match &self.constraint {
+            Some(constraint) if self.state == SqlState::UNIQUE_VIOLATION => {
+                write!(f, "; the constraint \"{constraint}\" is narrower than the key of the rows: drop it")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Error for ServerError {}
+
+impl From<&DbError> for ServerError {
+    fn from(error: &DbError) -> Self {
+        Self {
+            state: error.code().clone(),
+            message: error.message().to_owned(),
+            constraint: error.constraint().map(str::to_owned),
+        }
+    }
+}
+
+/// Returns what a person can do about an error of the server.
+fn advice(state: &SqlState) -> Option<&'static str> {
+    Some(match state.code() {
+        "28P01" => "check user and password of the connection string",
+        "28000" => "the server's pg_hba.conf does not let this user in from here, or not without TLS",
+        "3D000" => "create the database, or correct its name in the connection string",
+        "42501" => "grant the missing privilege",
+        "25006" => "the server is a standby or set to read-only",
+        "53100" => "the server's disk is full",
+        "53300" => "the server has no connection left",
+        _ => return None,
+    })
+}
+
+impl PostgresError {
+    /// Sorts an error of the driver by its cause.
+    pub(super) fn driver(doing: impl Into<String>, error: tokio_postgres::Error) -> Self {
+        let doing = doing.into();
+        if let Some(cause) = error.as_db_error() {
+            return Self::Server { doing, source: cause.into() };
+        }
+        match error.into_source() {
+            // No cause: the connection went away, or the talk was cut.
+            None => Self::Closed { doing },
+            Some(cause) => match cause.downcast::<io::Error>() {
+                Ok(cause) => Self::io(doing, *cause),
+                Err(source) => Self::Driver { doing, source },
+            },
+        }
+    }
+
+    fn io(doing: String, error: io::Error) -> Self {
+        match error.downcast::<rustls::Error>() {
+            Ok(source) => Self::Handshake { doing, source },
+            Err(source) => Self::Io { doing, source },
+        }
+    }
+
+    /// Returns the SQLSTATE, if it is the server that failed.
+    pub(super) fn state(&self) -> Option<&SqlState> {
+        match self {
+            Self::Server { source, .. } => Some(&source.state),
+            _ => None,
+        }
+    }
+
+    /// Returns the condition reason.
+    fn reason(&self) -> &'static str {
+        match self {
+            Self::ClusterConflict { .. } => "ClusterConflict",
+            Self::Fenced { .. } => "Fenced",
+            Self::Dsn(_)
+            | Self::Name { .. }
+            | Self::SameTable
+            | Self::Tls(_)
+            | Self::Dial(_)
+            | Self::Handshake { .. }
+            | Self::Driver { .. }
+            | Self::ReadOnly { .. }
+            | Self::Schema(_) => "ConnectionTestFailed",
+            Self::Server { source, .. } => match source.state.code().get(..2) {
+                Some("08" | "28" | "3D" | "57") => "ConnectionTestFailed",
+                _ if self.class() == Class::Terminal => "ExportTerminal",
+                _ => "ExportFailed",
+            },
+            Self::Io { .. } | Self::Closed { .. } | Self::Timeout { .. } | Self::Raced { .. } => "ExportFailed",
+        }
+    }
+}
+
+impl From<PostgresError> for SinkError {
+    fn from(error: PostgresError) -> Self {
+        Self::new(error.class(), error.reason(), error)
+    }
+}
+
+impl Classify for PostgresError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Dsn(_)
+            | Self::Name { .. }
+            | Self::SameTable
+            | Self::Tls(_)
+            | Self::Driver { .. }
+            | Self::Schema(_)
+            | Self::ClusterConflict { .. }
+            | Self::Fenced { .. } => Class::Terminal,
+            Self::Dial(error) => error.class(),
+            Self::Handshake { source, .. } => handshake_class(source),
+            Self::Server { source, .. } => state_class(&source.state),
+            Self::Io { .. }
+            | Self::Closed { .. }
+            | Self::Timeout { .. }
+            | Self::ReadOnly { .. }
+            | Self::Raced { .. } => Class::Transient,
+        }
+    }
+}
+
+/// A certificate that is refused stays refused; a cut handshake may succeed next time.
+fn handshake_class(error: &rustls::Error) -> Class {
+    use rustls::Error as Tls;
+    match error {
+        Tls::InvalidCertificate(_)
+        | Tls::NoCertificatesPresented
+        | Tls::UnsupportedNameType
+        | Tls::PeerIncompatible(_)
+        | Tls::InvalidCertRevocationList(_)
+        | Tls::InconsistentKeys(_)
+        | Tls::NoApplicationProtocol => Class::Terminal,
+        Tls::AlertReceived(alert) => match alert {
+            AlertDescription::HandshakeFailure
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::ProtocolVersion
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::UnrecognisedName
+            | AlertDescription::NoApplicationProtocol => Class::Terminal,
+            _ => Class::Transient,
+        },
+        _ => Class::Transient,
+    }
+}
+
+/// Every class of the standard and of PostgreSQL, by its two characters (PostgreSQL manual, appendix A).
+fn state_class(state: &SqlState) -> Class {
+    let code = state.code();
+    match code {
+        "57P04" => return Class::Terminal,            // the database was dropped
+        "42P05" | "26000" => return Class::Transient, // a pooler mixed up prepared statements
+        _ => {}
+    }
+    match code.get(..2).unwrap_or_default() {
+        // success, warning, no data: not failures at all, so nothing that a person must mend
+        "00" | "01" | "02" | "03"
+        // connection, transaction state (25006 read-only), statement name, transaction termination
+        | "08" | "25" | "26" | "2D"
+        // rolled back: serialization failure, deadlock
+        | "40"
+        // out of resources, object state (55P03 lock timeout), operator intervention, system, snapshot, configuration
+        | "53" | "55" | "57" | "58" | "72" | "F0"
+        // internal error: also what poolers say when their server is away
+        | "XX" => Class::Transient,
+        // triggered action, unsupported feature, transaction initiation, locator, grantor, role, diagnostics
+        "09" | "0A" | "0B" | "0F" | "0L" | "0P" | "0Z"
+        // case, cardinality, data, integrity, cursor state, triggered data change, authorization, privileges
+        | "20" | "21" | "22" | "23" | "24" | "27" | "28" | "2B"
+        // routines, cursor name, external routines, savepoints
+        | "2F" | "34" | "38" | "39" | "3B"
+        // catalog, schema, syntax or access rule, check option, program limits
+        | "3D" | "3F" | "42" | "44" | "54"
+        // foreign data wrappers, PL/pgSQL
+        | "HV" | "P0" => Class::Terminal,
+        // raised by a trigger of the table's owner
+        _ => Class::Terminal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::chain;
+
+    #[test]
+    fn class_follows_the_sqlstate() {
+        for (state, class) in [
+            ("28P01", Class::Terminal),
+            ("28000", Class::Terminal),
+            ("3D000", Class::Terminal),
+            ("3F000", Class::Terminal),
+            ("42501", Class::Terminal),
+            ("42P01", Class::Terminal),
+            ("42703", Class::Terminal),
+            ("22P05", Class::Terminal),
+            ("23505", Class::Terminal),
+            ("54000", Class::Terminal),
+            ("57P04", Class::Terminal),
+            ("ZZ999", Class::Terminal),
+            ("08006", Class::Transient),
+            ("25006", Class::Transient),
+            ("25P03", Class::Transient),
+            ("26000", Class::Transient),
+            ("40001", Class::Transient),
+            ("40P01", Class::Transient),
+            ("53100", Class::Transient),
+            ("53300", Class::Transient),
+            ("55P03", Class::Transient),
+            ("57014", Class::Transient),
+            ("57P01", Class::Transient),
+            ("57P03", Class::Transient),
+            ("58030", Class::Transient),
+            ("XX000", Class::Transient),
+        ] {
+            assert_eq!(state_class(&SqlState::from_code(state)), class, "{state}");
+        }
+    }
+
+    #[test]
+    fn class_follows_the_tls_failure() {
+        use rustls::CertificateError;
+        for (error, class) in [
+            (rustls::Error::InvalidCertificate(CertificateError::Expired), Class::Terminal),
+            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), Class::Terminal),
+            (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), Class::Terminal),
+            (rustls::Error::AlertReceived(AlertDescription::InternalError), Class::Transient),
+            (rustls::Error::HandshakeNotComplete, Class::Transient),
+        ] {
+            assert_eq!(handshake_class(&error), class, "{error}");
+            let wrapped = io::Error::new(io::ErrorKind::InvalidData, error);
+            assert_eq!(PostgresError::io("connect".to_owned(), wrapped).class(), class);
+        }
+    }
+
+    #[test]
+    fn message_says_what_was_done_and_what_to_do() {
+        let source = ServerError {
+            state: SqlState::INVALID_PASSWORD,
+            message: "password authentication failed for user \"kollect\"".to_owned(),
+            constraint: None,
+        };
+        let error = SinkError::from(PostgresError::Server { doing: "log in to db:5432".to_owned(), source });
+        assert_eq!(error.class(), Class::Terminal);
+        assert_eq!(error.reason(), "ConnectionTestFailed");
+        assert_eq!(
+            chain(&error),
+            "failed to log in to db:5432: password authentication failed for user \"kollect\" (SQLSTATE 28P01); check \
+             user and password of the connection string"
+        );
+    }
+}

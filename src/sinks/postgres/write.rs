@@ -1,0 +1,397 @@
+//! Rows into the table: one transaction, bounded memory, and nothing that is already there.
+//!
+//! A first delivery is streamed by binary `COPY` straight into the table. Every other one goes in batches of typed
+//! arrays: each batch is one statement that looks its rows up by key, leaves the equal ones alone (they are not even
+//! locked), writes the rest and returns what that does to the hash of the inventory. `COPY` into a temporary table was
+//! measured and is not faster, costs catalog rows for each delivery, and does not work behind a pooler.
+
+use std::pin::pin;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::SinkExt;
+use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
+
+use super::connect::in_time;
+use super::error::PostgresError;
+use super::{Session, state};
+use crate::canonical;
+use crate::export::{Delta, Scope};
+use crate::model::{Fingerprint, Row, RowKey};
+use crate::sinks::Receipt;
+
+/// A chunk of a `COPY` is sent when it has grown to this.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// Rows of one `COPY` statement, so that each statement stays well inside its timeout.
+const COPY_ROWS: usize = 25_000;
+
+/// Limits of one batch of arrays: whichever is reached first.
+const BATCH_ROWS: usize = 1_000;
+const BATCH_BYTES: usize = 256 * 1024;
+
+/// Microseconds between the epochs of Unix and of PostgreSQL (2000-01-01).
+const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
+
+/// Statements over the table of rows.
+#[derive(Debug)]
+pub(super) struct WriteSql {
+    filled: String,
+    copy: String,
+    upsert: String,
+    delete: String,
+    finish: String,
+}
+
+/// What the delivery has done so far.
+#[derive(Debug, Default)]
+struct Tally {
+    inserted: i64,
+    updated: i64,
+    deleted: i64,
+    hash: i64,
+    bytes: u64,
+}
+
+impl WriteSql {
+    pub(super) fn new(data: &str, state: &str) -> Self {
+        let scope = |alias: &str| {
+            format!("{alias}.cluster = $1 AND {alias}.inventory_namespace = $2 AND {alias}.inventory_name = $3")
+        };
+        let of_scope = scope("t");
+        let (hash_t, hash_w, hash_g) = (hash("t"), hash("w"), hash("g"));
+        Self {
+            filled: format!("SELECT EXISTS (SELECT FROM {data} t WHERE {of_scope})"),
+            copy: format!(
+                "COPY {data} (cluster, inventory_namespace, inventory_name, target_name, source_uid, resource_namespace, \
+                 payload, exported_at, fingerprint) FROM STDIN WITH (FORMAT binary)"
+            ),
+            // `d` reads the old versions in the snapshot of the statement, before `w` changes them.
+            upsert: format!(
+                "WITH d AS MATERIALIZED (SELECT u.*, t.source_uid IS NULL AS is_new, {hash_t} AS old_hash \
+                 FROM unnest($4::text[], $5::text[], $6::text[], $7::jsonb[], $8::bytea[]) \
+                 AS u(target_name, source_uid, resource_namespace, payload, fingerprint) \
+                 LEFT JOIN {data} t ON {of_scope} AND t.target_name = u.target_name AND t.source_uid = u.source_uid \
+                 WHERE t.source_uid IS NULL OR t.fingerprint IS DISTINCT FROM u.fingerprint), \
+                 w AS (INSERT INTO {data} AS w (cluster, inventory_namespace, inventory_name, target_name, source_uid, \
+                 resource_namespace, payload, exported_at, fingerprint) \
+                 SELECT $1, $2, $3, target_name, source_uid, resource_namespace, payload, $9, fingerprint FROM d \
+                 ON CONFLICT (cluster, inventory_namespace, inventory_name, target_name, source_uid) DO UPDATE SET \
+                 resource_namespace = excluded.resource_namespace, payload = excluded.payload, \
+                 exported_at = excluded.exported_at, fingerprint = excluded.fingerprint \
+                 WHERE w.fingerprint IS DISTINCT FROM excluded.fingerprint RETURNING {hash_w} AS new_hash) \
+                 SELECT (SELECT count(*) FROM d WHERE is_new), (SELECT count(*) FROM w), \
+                 coalesce((SELECT bit_xor(old_hash) FROM d WHERE NOT is_new), 0) # \
+                 coalesce((SELECT bit_xor(new_hash) FROM w), 0)"
+            ),
+            delete: format!(
+                "WITH g AS (DELETE FROM {data} g USING unnest($4::text[], $5::text[]) AS u(target_name, source_uid) \
+                 WHERE {} AND g.target_name = u.target_name AND g.source_uid = u.source_uid RETURNING {hash_g} AS old_hash) \
+                 SELECT count(*), coalesce(bit_xor(old_hash), 0) FROM g",
+                scope("g")
+            ),
+            // Without a hash to go on from (a first delivery), rows are counted and hashed as they are now.
+            finish: format!(
+                "UPDATE {state} s SET (rows, hash) = (SELECT \
+                 CASE WHEN n.known THEN s.rows + $4 ELSE n.rows END, CASE WHEN n.known THEN s.hash # $5 ELSE n.hash END \
+                 FROM (SELECT true AS known, 0 AS rows, 0::bigint AS hash WHERE s.hash IS NOT NULL UNION ALL \
+                 SELECT false, count(*), coalesce(bit_xor({hash_t}), 0) FROM {data} t WHERE {of_scope} \
+                 HAVING s.hash IS NULL) n), \
+                 digest = $6, seq = $7, generation = $8, last_write = now(), heartbeat = now() \
+                 WHERE s.cluster = $1 AND s.inventory_namespace = $2 AND s.inventory_name = $3"
+            ),
+        }
+    }
+}
+
+/// The hash of one row: over all that is stored of it but the time.
+fn hash(alias: &str) -> String {
+    format!(
+        "hashtextextended(ROW({alias}.cluster, {alias}.inventory_namespace, {alias}.inventory_name, {alias}.target_name, \
+         {alias}.source_uid, {alias}.resource_namespace, {alias}.payload, encode({alias}.fingerprint, 'hex'))::text, 0)"
+    )
+}
+
+/// Writes a delta inside the open transaction of the session. The scope must be claimed.
+pub(super) async fn write(
+    session: &Session<'_>,
+    delta: &Delta,
+    try_copy: bool,
+    has_state: bool,
+    exported_at: jiff::Timestamp,
+) -> Result<Receipt, PostgresError> {
+    let mut tally = Tally::default();
+    let micros = exported_at.as_microsecond() - POSTGRES_EPOCH_MICROS;
+    if try_copy && !delta.upserts.is_empty() && !is_filled(session, &delta.scope).await? {
+        for rows in delta.upserts.chunks(COPY_ROWS) {
+            copy(session, &delta.scope, rows, micros, &mut tally).await?;
+        }
+    } else {
+        let mut rest = delta.upserts.as_slice();
+        let mut batch = Batch::default();
+        while !rest.is_empty() {
+            rest = batch.fill(&delta.scope, rest);
+            upsert(session, &delta.scope, &batch, micros, &mut tally).await?;
+        }
+    }
+    for keys in delta.deletes.chunks(BATCH_ROWS) {
+        delete(session, &delta.scope, keys, &mut tally).await?;
+    }
+    if has_state {
+        finish(session, delta, &tally).await?;
+    }
+    Ok(Receipt {
+        written: u64::try_from(tally.inserted + tally.updated).unwrap_or(0),
+        deleted: u64::try_from(tally.deleted).unwrap_or(0),
+        bytes: tally.bytes,
+    })
+}
+
+/// Returns the fingerprint of a row as this sink stores it.
+pub(super) fn fingerprint(scope: &Scope, row: &Row) -> Fingerprint {
+    let mut payload = Vec::new();
+    canonical::write_item(row, &mut payload);
+    stored_fingerprint(scope, row, &row.uid.to_string(), &payload)
+}
+
+/// Goes over every stored column but the time.
+fn stored_fingerprint(scope: &Scope, row: &Row, uid: &str, payload: &[u8]) -> Fingerprint {
+    let (cluster, namespace, name) = state::key(scope);
+    canonical::fingerprint(&[
+        cluster.as_bytes(),
+        namespace.as_bytes(),
+        name.as_bytes(),
+        row.origin.target.name.as_str().as_bytes(),
+        uid.as_bytes(),
+        resource_namespace(scope, row).as_bytes(),
+        payload,
+    ])
+}
+
+/// Returns the `resource_namespace` of a row: a cluster-scoped object counts to the namespace of its inventory.
+fn resource_namespace<'a>(scope: &'a Scope, row: &'a Row) -> &'a str {
+    if row.namespace.is_empty() { scope.inventory.namespace.as_str() } else { row.namespace.as_str() }
+}
+
+async fn is_filled(session: &Session<'_>, scope: &Scope) -> Result<bool, PostgresError> {
+    let doing = || format!("look for rows of inventory {} in {}", scope.inventory, session.data());
+    let (cluster, namespace, name) = state::key(scope);
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&cluster, Type::TEXT), (&namespace, Type::TEXT), (&name, Type::TEXT)];
+    let row = in_time(session.deadline(), doing, session.client().query_typed_one(&session.sql.write.filled, &params))
+        .await?;
+    row.try_get(0).map_err(|error| PostgresError::driver(doing(), error))
+}
+
+/// Streams rows in. The server's complaint about an earlier row arrives at the end, so a failed send asks for it.
+async fn copy(
+    session: &Session<'_>,
+    scope: &Scope,
+    rows: &[Row],
+    micros: i64,
+    tally: &mut Tally,
+) -> Result<(), PostgresError> {
+    let doing = || format!("copy {} rows of inventory {} to {}", rows.len(), scope.inventory, session.data());
+    let sink = session.client().copy_in::<_, Bytes>(&session.sql.write.copy);
+    let mut sink = pin!(in_time(session.deadline(), doing, sink).await?);
+    let mut chunk = BytesMut::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 4);
+    let mut payload = Vec::new();
+    chunk.put_slice(b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0");
+    let (cluster, namespace, name) = state::key(scope);
+    for row in rows {
+        payload.clear();
+        canonical::write_item(row, &mut payload);
+        tally.bytes += payload.len() as u64;
+        chunk.put_i16(9);
+        for text in [cluster, namespace, name, row.origin.target.name.as_str()] {
+            put_field(&mut chunk, &[text.as_bytes()]);
+        }
+        let uid = row.uid.to_string();
+        put_field(&mut chunk, &[uid.as_bytes()]);
+        put_field(&mut chunk, &[resource_namespace(scope, row).as_bytes()]);
+        put_field(&mut chunk, &[&[JSONB_VERSION], &payload]);
+        put_field(&mut chunk, &[&micros.to_be_bytes()]);
+        put_field(&mut chunk, &[&stored_fingerprint(scope, row, &uid, &payload).0]);
+        if chunk.len() >= CHUNK_BYTES {
+            let full = chunk.split().freeze();
+            chunk.reserve(CHUNK_BYTES + CHUNK_BYTES / 4);
+            if in_time(session.deadline(), doing, sink.send(full)).await.is_err() {
+                break;
+            }
+        }
+    }
+    chunk.put_i16(-1);
+    // A send that fails leaves the cause to `finish`.
+    let _ = in_time(session.deadline(), doing, sink.send(chunk.freeze())).await;
+    let written = in_time(session.deadline(), doing, sink.as_mut().finish()).await?;
+    tally.inserted += i64::try_from(written).unwrap_or(i64::MAX);
+    Ok(())
+}
+
+/// The byte that stands before the text of a binary `jsonb`.
+const JSONB_VERSION: u8 = 1;
+
+fn put_field(chunk: &mut BytesMut, pieces: &[&[u8]]) {
+    let length: usize = pieces.iter().map(|piece| piece.len()).sum();
+    // A row is bounded by what the API server stores, far below 2 GiB.
+    chunk.put_i32(i32::try_from(length).unwrap_or(i32::MAX));
+    for piece in pieces {
+        chunk.put_slice(piece);
+    }
+}
+
+/// Rows as columns of arrays.
+#[derive(Default)]
+struct Batch<'a> {
+    targets: Vec<&'a str>,
+    uids: Vec<String>,
+    namespaces: Vec<&'a str>,
+    payloads: Vec<u8>,
+    ends: Vec<usize>,
+    fingerprints: Vec<[u8; 16]>,
+}
+
+impl<'a> Batch<'a> {
+    /// Takes rows until the batch is full and returns the rest.
+    fn fill(&mut self, scope: &'a Scope, rows: &'a [Row]) -> &'a [Row] {
+        self.targets.clear();
+        self.uids.clear();
+        self.namespaces.clear();
+        self.payloads.clear();
+        self.ends.clear();
+        self.fingerprints.clear();
+        let mut taken = 0;
+        for row in rows {
+            if taken == BATCH_ROWS || self.payloads.len() >= BATCH_BYTES {
+                break;
+            }
+            self.targets.push(row.origin.target.name.as_str());
+            self.namespaces.push(resource_namespace(scope, row));
+            let (uid, begin) = (row.uid.to_string(), self.payloads.len());
+            canonical::write_item(row, &mut self.payloads);
+            let payload = self.payloads.get(begin..).unwrap_or_default();
+            self.fingerprints.push(stored_fingerprint(scope, row, &uid, payload).0);
+            self.uids.push(uid);
+            self.ends.push(self.payloads.len());
+            taken += 1;
+        }
+        rows.get(taken..).unwrap_or_default()
+    }
+
+    fn payloads(&self) -> Vec<Json<'_>> {
+        let begins = std::iter::once(0).chain(self.ends.iter().copied());
+        begins.zip(&self.ends).map(|(begin, end)| Json(self.payloads.get(begin..*end).unwrap_or_default())).collect()
+    }
+}
+
+/// JSON text as a `jsonb` parameter.
+#[derive(Debug)]
+struct Json<'a>(&'a [u8]);
+
+impl ToSql for Json<'_> {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_u8(JSONB_VERSION);
+        out.put_slice(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::JSONB
+    }
+
+    to_sql_checked!();
+}
+
+/// A point in time as a `timestamptz` parameter.
+#[derive(Debug)]
+struct Micros(i64);
+
+impl ToSql for Micros {
+    fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.put_i64(self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(kind: &Type) -> bool {
+        *kind == Type::TIMESTAMPTZ
+    }
+
+    to_sql_checked!();
+}
+
+async fn upsert(
+    session: &Session<'_>,
+    scope: &Scope,
+    batch: &Batch<'_>,
+    micros: i64,
+    tally: &mut Tally,
+) -> Result<(), PostgresError> {
+    let doing = || format!("write {} rows of inventory {} to {}", batch.uids.len(), scope.inventory, session.data());
+    let failed = |error| PostgresError::driver(doing(), error);
+    let (cluster, namespace, name) = state::key(scope);
+    let payloads = batch.payloads();
+    let fingerprints: Vec<&[u8]> = batch.fingerprints.iter().map(|bytes| &bytes[..]).collect();
+    let params: [(&(dyn ToSql + Sync), Type); 9] = [
+        (&cluster, Type::TEXT),
+        (&namespace, Type::TEXT),
+        (&name, Type::TEXT),
+        (&batch.targets, Type::TEXT_ARRAY),
+        (&batch.uids, Type::TEXT_ARRAY),
+        (&batch.namespaces, Type::TEXT_ARRAY),
+        (&payloads, Type::JSONB_ARRAY),
+        (&fingerprints, Type::BYTEA_ARRAY),
+        (&Micros(micros), Type::TIMESTAMPTZ),
+    ];
+    let query = session.client().query_typed_one(&session.sql.write.upsert, &params);
+    let row = in_time(session.deadline(), doing, query).await?;
+    let inserted: i64 = row.try_get(0).map_err(failed)?;
+    let written: i64 = row.try_get(1).map_err(failed)?;
+    let hash: i64 = row.try_get(2).map_err(failed)?;
+    tally.inserted += inserted;
+    tally.updated += written - inserted;
+    tally.hash ^= hash;
+    tally.bytes += batch.payloads.len() as u64;
+    Ok(())
+}
+
+async fn delete(session: &Session<'_>, scope: &Scope, keys: &[RowKey], tally: &mut Tally) -> Result<(), PostgresError> {
+    let doing = || format!("delete {} rows of inventory {} from {}", keys.len(), scope.inventory, session.data());
+    let failed = |error| PostgresError::driver(doing(), error);
+    let (cluster, namespace, name) = state::key(scope);
+    let targets: Vec<&str> = keys.iter().map(|key| key.target.as_str()).collect();
+    let uids: Vec<String> = keys.iter().map(|key| key.uid.to_string()).collect();
+    let params: [(&(dyn ToSql + Sync), Type); 5] = [
+        (&cluster, Type::TEXT),
+        (&namespace, Type::TEXT),
+        (&name, Type::TEXT),
+        (&targets, Type::TEXT_ARRAY),
+        (&uids, Type::TEXT_ARRAY),
+    ];
+    let query = session.client().query_typed_one(&session.sql.write.delete, &params);
+    let row = in_time(session.deadline(), doing, query).await?;
+    let deleted: i64 = row.try_get(0).map_err(failed)?;
+    let hash: i64 = row.try_get(1).map_err(failed)?;
+    tally.deleted += deleted;
+    tally.hash ^= hash;
+    Ok(())
+}
+
+/// Writes where the sink stands now.
+async fn finish(session: &Session<'_>, delta: &Delta, tally: &Tally) -> Result<(), PostgresError> {
+    let doing = || format!("write the state of inventory {} to {}", delta.scope.inventory, session.state());
+    let (cluster, namespace, name) = state::key(&delta.scope);
+    let grown = tally.inserted - tally.deleted;
+    let digest = delta.standing.digest.to_string();
+    let seq = i64::try_from(delta.standing.seq.0).unwrap_or(i64::MAX);
+    let params: [(&(dyn ToSql + Sync), Type); 8] = [
+        (&cluster, Type::TEXT),
+        (&namespace, Type::TEXT),
+        (&name, Type::TEXT),
+        (&grown, Type::INT8),
+        (&tally.hash, Type::INT8),
+        (&digest, Type::TEXT),
+        (&seq, Type::INT8),
+        (&delta.standing.generation, Type::INT8),
+    ];
+    let update = session.client().execute_typed(&session.sql.write.finish, &params);
+    in_time(session.deadline(), doing, update).await.map(|_| ())
+}
