@@ -16,6 +16,7 @@ pub mod model;
 pub mod secret;
 
 pub mod api;
+pub mod validate;
 
 pub mod sinks;
 

@@ -13,12 +13,13 @@ fi
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
-"$kollect" crds --out "$scratch/crds" >/dev/null
+"$kollect" crds --dir "$scratch/crds" --docs "$scratch/docs"
 if [ "${1:-}" = --write ]; then
-    rm -rf crds
+    rm -rf crds docs/reference
     cp -r "$scratch/crds" crds
-elif ! diff -ru crds "$scratch/crds"; then
-    echo "crds/ is not what \`kollect crds\` generates: run hack/lib/generated.sh --write and commit" >&2
+    cp -r "$scratch/docs" docs/reference
+elif ! diff -ru crds "$scratch/crds" || ! diff -ru docs/reference "$scratch/docs"; then
+    echo "this is not what \`kollect crds\` generates: run hack/lib/generated.sh --write and commit" >&2
     exit 1
 fi
-echo "crds/ is fresh"
+echo "crds/ and docs/reference/ are fresh"
