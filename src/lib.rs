@@ -18,6 +18,7 @@ pub mod model;
 pub mod secret;
 
 pub mod api;
+pub mod validate;
 
 pub mod extract;
 

@@ -121,9 +121,9 @@ fn definitions_read_back_from_yaml_are_the_same() {
     }
 }
 
-fn assert_fresh(dir: &str, files: Vec<(String, String)>) {
+fn assert_fresh(dir: &str, files: &[(String, String)]) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
-    for (name, text) in &files {
+    for (name, text) in files {
         let committed = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
         assert!(committed == *text, "{} is stale: run `kollect crds --dir crds --docs docs/reference`", name);
     }
@@ -137,12 +137,12 @@ fn assert_fresh(dir: &str, files: Vec<(String, String)>) {
 
 #[test]
 fn committed_definitions_are_fresh() {
-    assert_fresh("crds", crd_files());
+    assert_fresh("crds", &crd_files());
 }
 
 #[test]
 fn committed_reference_pages_are_fresh() {
-    assert_fresh("docs/reference", reference::pages());
+    assert_fresh("docs/reference", &reference::pages());
 }
 
 #[test]

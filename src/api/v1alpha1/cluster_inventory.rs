@@ -167,7 +167,7 @@ pub struct KollectClusterInventoryStatus {
     /// Where rows of the inventory have been written, recorded before the first write, so that they can be removed even
     /// after the reference or the sink has changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id", "cluster"]))]
     pub destinations: Vec<Destination>,
 }
 

@@ -132,7 +132,7 @@ pub struct KollectInventoryStatus {
     /// Where rows of the inventory have been written, recorded before the first write, so that they can be removed even
     /// after the reference or the sink has changed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id"]))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["id", "cluster"]))]
     pub destinations: Vec<Destination>,
 }
 
@@ -174,9 +174,13 @@ pub struct SinkExport {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Destination {
-    /// Digest of what makes the place: address, database, table, cluster; without credentials.
+    /// Digest of what makes the place: address, database, schema and table, without credentials.
     #[schemars(length(min = 1, max = 128))]
     pub id: String,
+    /// Value of `spec.cluster` under which rows were written; may be empty.
+    #[serde(default)]
+    #[schemars(length(max = 253))]
+    pub cluster: String,
     /// Family and name of the sink through which it was written, for example `database/warehouse`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sink: String,
@@ -186,12 +190,9 @@ pub struct Destination {
     /// Type of the sink, for example `postgres`.
     #[serde(default, rename = "type", skip_serializing_if = "String::is_empty")]
     pub type_: String,
-    /// The place in words, without credentials, for example `postgres db.example.com:5432/inventory public.rows`.
+    /// The place in words, without credentials, for example `postgres://db.example.com:5432/inventory public.rows`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
-    /// Value of `spec.cluster` under which rows were written.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub cluster: String,
     /// Schema of the table (postgres), for example `public`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schema: String,

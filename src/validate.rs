@@ -1,0 +1,144 @@
+//! From what users wrote to what the operator works with.
+//!
+//! Each function takes a spec and returns a `Validated…` type, which is trusted from then on, or everything that is
+//! wrong with the spec at once, each with its place and what to write instead. All of it is pure: admission, the
+//! controllers and the command line share it. Most of these rules are in the schemas too, where the API server speaks
+//! first; they are repeated here as far as an object that breaks them could not be used, since an object may be older
+//! than its schema.
+//!
+//! What needs other objects, a compiler of expressions or the network is left to those who have them. What is valid
+//! and not in this build is told by [`not_served`].
+
+use std::fmt;
+
+use crate::api::v1alpha1::Duration;
+use crate::error::{Class, Classify};
+
+mod connection_test;
+mod inventory;
+pub mod not_served;
+mod profile;
+mod sink;
+mod target;
+
+pub use connection_test::connection_test;
+pub use inventory::{SinkRef, ValidatedInventory, inventory};
+pub use profile::{ValidatedProfile, profile};
+pub use sink::{Probe, ValidatedPostgres, postgres};
+pub use target::{NamespaceFilter, ValidatedTarget, target};
+
+/// The longest interval between exports.
+const MAX_INTERVAL: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// A place in an object, such as `spec.attributes[2].name`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FieldPath(String);
+
+impl FieldPath {
+    /// The spec itself.
+    pub fn spec() -> Self {
+        Self("spec".to_owned())
+    }
+
+    /// Returns the place of a field below.
+    #[must_use]
+    pub fn field(&self, name: &str) -> Self {
+        Self(format!("{}.{name}", self.0))
+    }
+
+    /// Returns the place of an element below.
+    #[must_use]
+    pub fn index(&self, index: usize) -> Self {
+        Self(format!("{}[{index}]", self.0))
+    }
+}
+
+impl fmt::Display for FieldPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// One thing that is wrong, where it is, and what to write instead.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {message}")]
+pub struct FieldError {
+    /// Where it is.
+    pub path: FieldPath,
+    /// What is wrong; after a semicolon, what to do.
+    pub message: String,
+}
+
+/// Everything that is wrong with one spec; never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FieldErrors(Vec<FieldError>);
+
+impl FieldErrors {
+    /// Returns the single errors, in the order of the fields.
+    pub fn iter(&self) -> impl Iterator<Item = &FieldError> {
+        self.0.iter()
+    }
+}
+
+impl fmt::Display for FieldErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for FieldErrors {}
+
+impl Classify for FieldErrors {
+    /// Only another spec helps.
+    fn class(&self) -> Class {
+        Class::Terminal
+    }
+}
+
+/// Collects what is wrong while a spec is read.
+#[derive(Debug, Default)]
+struct Findings(Vec<FieldError>);
+
+impl Findings {
+    fn add(&mut self, path: FieldPath, message: impl Into<String>) {
+        self.0.push(FieldError { path, message: message.into() });
+    }
+
+    /// Returns the value when nothing is wrong.
+    fn give<T>(self, value: T) -> Result<T, FieldErrors> {
+        if self.0.is_empty() { Ok(value) } else { Err(FieldErrors(self.0)) }
+    }
+
+    /// The name of an object of the same namespace.
+    fn local_name(&mut self, path: FieldPath, name: &str) {
+        if name.trim().is_empty() {
+            self.add(path, "is blank; name an object of this namespace");
+        } else if name.contains('/') {
+            self.add(path, format!("{name:?} has a slash; write the name alone, the object is in this namespace"));
+        }
+    }
+
+    fn interval(&mut self, path: FieldPath, interval: Duration) {
+        if interval.get() > MAX_INTERVAL {
+            self.add(path, format!("{interval} is out of range; write a duration from 0s to 24h"));
+        }
+    }
+
+    /// Names that may be there once.
+    fn unique<'a>(&mut self, list: &FieldPath, field: Option<&str>, names: impl Iterator<Item = &'a str>) {
+        let mut seen = std::collections::BTreeSet::new();
+        for (index, name) in names.enumerate() {
+            if !seen.insert(name) {
+                let element = list.index(index);
+                let path = field.map_or_else(|| element.clone(), |field| element.field(field));
+                self.add(path, format!("{name:?} is there twice; remove one of them"));
+            }
+        }
+    }
+}

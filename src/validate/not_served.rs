@@ -1,0 +1,209 @@
+//! What the API knows and this build does not do.
+//!
+//! Such a field is valid; the object that uses it is Degraded with the reason `NotServed` and a message that names the
+//! field, and all others go on. Nothing is silently ignored. As the build learns, entries leave this file.
+
+use std::fmt;
+
+use super::FieldPath;
+use crate::api::v1alpha1::profile::ExportMode;
+use crate::api::v1alpha1::{
+    DatabaseSinkType, KollectClusterInventorySpec, KollectClusterTargetSpec, KollectDatabaseSinkSpec,
+    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+};
+use crate::model::ObjectKey;
+
+/// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NotServed(String);
+
+impl NotServed {
+    fn field(path: &FieldPath) -> Self {
+        Self(path.to_string())
+    }
+}
+
+impl fmt::Display for NotServed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: not in this build", self.0)
+    }
+}
+
+/// Returns one message for all of them, for a condition; `None` when everything is served.
+pub fn message(all: &[NotServed]) -> Option<String> {
+    let lines: Vec<String> = all.iter().map(NotServed::to_string).collect();
+    (!lines.is_empty()).then(|| lines.join("; "))
+}
+
+/// What a profile uses: targets of that profile are Degraded.
+pub fn profile(spec: &KollectProfileSpec) -> Vec<NotServed> {
+    let root = FieldPath::spec();
+    let mut paths = Vec::new();
+    if spec.target_gvk.is_core_secret() {
+        paths.push(root.field("targetGVK"));
+    }
+    for (index, attribute) in spec.attributes.iter().enumerate() {
+        if attribute.path.trim_start().starts_with("helm:") {
+            paths.push(root.field("attributes").index(index).field("path"));
+        }
+    }
+    if let Some(export) = spec.export.as_ref().filter(|export| export.mode == ExportMode::Resource) {
+        paths.push(root.field("export").field("mode"));
+        if export.prune.is_some() {
+            paths.push(root.field("export").field("prune"));
+        }
+    }
+    if !spec.metrics.is_empty() {
+        paths.push(root.field("metrics"));
+    }
+    collect(&paths)
+}
+
+/// What a target uses.
+pub fn target(spec: &KollectTargetSpec) -> Vec<NotServed> {
+    let rules = FieldPath::spec().field("resourceRules");
+    if spec.resource_rules.is_empty() { Vec::new() } else { collect(&[rules]) }
+}
+
+/// No cluster target is served.
+pub fn cluster_target(_: &KollectClusterTargetSpec) -> Vec<NotServed> {
+    collect(&[FieldPath::spec()])
+}
+
+/// What an inventory uses: each such reference is Degraded, its siblings go on.
+pub fn inventory(spec: &KollectInventorySpec) -> Vec<NotServed> {
+    let mut paths = Vec::new();
+    for (field, list) in [("snapshotSinkRefs", &spec.snapshot_sink_refs), ("eventSinkRefs", &spec.event_sink_refs)] {
+        paths.extend((0..list.len()).map(|index| FieldPath::spec().field(field).index(index)));
+    }
+    collect(&paths)
+}
+
+/// No cluster inventory is served.
+pub fn cluster_inventory(_: &KollectClusterInventorySpec) -> Vec<NotServed> {
+    collect(&[FieldPath::spec()])
+}
+
+/// What a database sink uses.
+pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Vec<NotServed> {
+    let root = FieldPath::spec();
+    let mut paths = Vec::new();
+    if spec.type_ != DatabaseSinkType::Postgres {
+        paths.push(root.field("type"));
+    }
+    if spec.deletion_policy.is_some() {
+        paths.push(root.field("deletionPolicy"));
+    }
+    if let Some(postgres) = &spec.postgres {
+        let block = root.field("postgres");
+        if postgres.refresh_after.is_some() {
+            paths.push(block.field("refreshAfter"));
+        }
+        if postgres.dedupe.is_some() {
+            paths.push(block.field("dedupe"));
+        }
+    }
+    collect(&paths)
+}
+
+/// No snapshot sink is served.
+pub fn snapshot_sink(_: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
+    collect(&[FieldPath::spec().field("type")])
+}
+
+/// No event sink is served.
+pub fn event_sink(_: &KollectEventSinkSpec) -> Vec<NotServed> {
+    collect(&[FieldPath::spec().field("type")])
+}
+
+/// A scope is not enforced, so what it would limit does not run: targets and inventories of its namespace are Degraded.
+pub fn scope(scope: &ObjectKey) -> NotServed {
+    NotServed(format!("KollectScope {scope}"))
+}
+
+fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
+    paths.iter().map(NotServed::field).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Name, Namespace};
+    use serde::de::DeserializeOwned;
+    use serde_json::{Value, json};
+
+    fn said<S: DeserializeOwned>(of: fn(&S) -> Vec<NotServed>, spec: Value) -> Option<String> {
+        message(&of(&serde_json::from_value(spec).unwrap()))
+    }
+
+    #[test]
+    fn each_field_is_named_in_the_agreed_words() {
+        let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
+        let lines = [
+            said(profile, json!({"targetGVK": {"version": "v1", "kind": "Secret"}})),
+            said(
+                profile,
+                json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "{.a}"}, {"name": "b", "path": "helm:release.status"}]}),
+            ),
+            said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
+            said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
+            said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
+            said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}})),
+            said(
+                inventory,
+                json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
+            ),
+            said(cluster_inventory, json!({})),
+            said(database_sink, json!({"type": "mongodb", "deletionPolicy": "Orphan"})),
+            said(
+                database_sink,
+                json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "refreshAfter": "1h", "dedupe": "keepAll"}}),
+            ),
+            said(snapshot_sink, json!({"type": "git"})),
+            said(event_sink, json!({"type": "nats"})),
+        ];
+        insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
+        spec.targetGVK: not in this build
+        spec.attributes[1].path: not in this build
+        spec.export.mode: not in this build; spec.export.prune: not in this build
+        spec.metrics: not in this build
+        spec.resourceRules: not in this build
+        spec: not in this build
+        spec.snapshotSinkRefs[0]: not in this build; spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
+        spec: not in this build
+        spec.type: not in this build; spec.deletionPolicy: not in this build
+        spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
+        spec.type: not in this build
+        spec.type: not in this build
+        ");
+        let scope = scope(&ObjectKey::new(Namespace::new("team-a"), Name::new("limits")));
+        assert_eq!(scope.to_string(), "KollectScope team-a/limits: not in this build");
+    }
+
+    #[test]
+    fn what_is_served_is_not_mentioned() {
+        let gvk = json!({"version": "v1", "kind": "ConfigMap"});
+        assert_eq!(
+            said(
+                profile,
+                json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "cel:object.data"}], "export": {"prune": {"scrubKeys": ["k"]}}})
+            ),
+            None
+        );
+        assert_eq!(
+            said(
+                target,
+                json!({"profileRef": "p", "namespaceExcludeSelector": {}, "watchMode": "OptIn", "names": ["a"]})
+            ),
+            None
+        );
+        assert_eq!(said(inventory, json!({"databaseSinkRefs": ["pg"], "exportMinInterval": "0s"})), None);
+        assert_eq!(
+            said(
+                database_sink,
+                json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "stateTable": "u"}})
+            ),
+            None
+        );
+    }
+}

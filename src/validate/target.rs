@@ -1,0 +1,262 @@
+//! `KollectTarget`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::core::{Expression, Selector, SelectorExt};
+
+use super::{FieldErrors, FieldPath, Findings};
+use crate::api::v1alpha1::{KollectTargetSpec, LabelSelector, WatchMode};
+use crate::model::{Name, Namespace};
+
+/// A target whose selectors are understood.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ValidatedTarget {
+    profile: Name,
+    namespaces: NamespaceFilter,
+    labels: Selector,
+    names: BTreeSet<Name>,
+    watch_mode: WatchMode,
+    suspend: bool,
+}
+
+impl ValidatedTarget {
+    /// The profile, in the namespace of the target.
+    pub fn profile(&self) -> &Name {
+        &self.profile
+    }
+
+    /// The namespaces that the target asks for.
+    pub fn namespaces(&self) -> &NamespaceFilter {
+        &self.namespaces
+    }
+
+    /// The labels that objects must have; selects all when the target names none.
+    pub fn labels(&self) -> &Selector {
+        &self.labels
+    }
+
+    /// The names of the objects to collect; empty for all.
+    pub fn names(&self) -> &BTreeSet<Name> {
+        &self.names
+    }
+
+    /// Whether collecting is the rule or the exception.
+    pub fn watch_mode(&self) -> WatchMode {
+        self.watch_mode
+    }
+
+    /// Whether nothing is collected at the moment.
+    pub fn is_suspended(&self) -> bool {
+        self.suspend
+    }
+}
+
+/// Which namespaces a target asks for, before a scope takes some away.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NamespaceFilter {
+    included: BTreeSet<Namespace>,
+    excluded: BTreeSet<Namespace>,
+    selector: Selector,
+    exclude_selector: Option<Selector>,
+}
+
+impl NamespaceFilter {
+    /// Adds the operator's defaults: the included ones where the target names none, the excluded ones always.
+    #[must_use]
+    pub fn with_defaults(mut self, included: &BTreeSet<Namespace>, excluded: &BTreeSet<Namespace>) -> Self {
+        if self.included.is_empty() {
+            self.included.clone_from(included);
+        }
+        self.excluded.extend(excluded.iter().cloned());
+        self
+    }
+
+    /// Tells whether a namespace with these labels is asked for.
+    pub fn matches(&self, namespace: &Namespace, labels: &BTreeMap<String, String>) -> bool {
+        (self.included.is_empty() || self.included.contains(namespace))
+            && !self.excluded.contains(namespace)
+            && self.selector.matches(labels)
+            && !self.exclude_selector.as_ref().is_some_and(|selector| selector.matches(labels))
+    }
+}
+
+/// Checks a target.
+///
+/// # Errors
+/// Terminal, with everything that is wrong.
+pub fn target(spec: &KollectTargetSpec) -> Result<ValidatedTarget, FieldErrors> {
+    let mut findings = Findings::default();
+    let root = FieldPath::spec();
+    findings.local_name(root.field("profileRef"), &spec.profile_ref);
+    for (field, list) in
+        [("includedNamespaces", &spec.included_namespaces), ("excludedNamespaces", &spec.excluded_namespaces)]
+    {
+        let path = root.field(field);
+        for (index, _) in list.iter().enumerate().filter(|(_, name)| name.trim().is_empty()) {
+            findings.add(path.index(index), "is blank; name a namespace or remove the entry");
+        }
+        findings.unique(&path, None, list.iter().map(String::as_str));
+    }
+    let namespaces = |names: &[String]| names.iter().map(|name| Namespace::new(name.as_str())).collect();
+    let validated = ValidatedTarget {
+        profile: Name::new(spec.profile_ref.as_str()),
+        namespaces: NamespaceFilter {
+            included: namespaces(&spec.included_namespaces),
+            excluded: namespaces(&spec.excluded_namespaces),
+            selector: optional(&mut findings, &root.field("namespaceSelector"), spec.namespace_selector.as_ref())
+                .unwrap_or_default(),
+            exclude_selector: optional(
+                &mut findings,
+                &root.field("namespaceExcludeSelector"),
+                spec.namespace_exclude_selector.as_ref(),
+            ),
+        },
+        labels: optional(&mut findings, &root.field("labelSelector"), spec.label_selector.as_ref()).unwrap_or_default(),
+        names: spec.names.iter().map(|name| Name::new(name.as_str())).collect(),
+        watch_mode: spec.watch_mode,
+        suspend: spec.suspend,
+    };
+    findings.give(validated)
+}
+
+fn optional(findings: &mut Findings, path: &FieldPath, selector: Option<&LabelSelector>) -> Option<Selector> {
+    selector.map(|selector| read(findings, path, selector))
+}
+
+/// Reads a selector; where a requirement is wrong, the finding keeps the result from being used.
+fn read(findings: &mut Findings, path: &FieldPath, selector: &LabelSelector) -> Selector {
+    let mut read: Selector =
+        selector.match_labels.iter().map(|(key, value)| Expression::Equal(key.clone(), value.clone())).collect();
+    for (index, requirement) in selector.match_expressions.iter().enumerate() {
+        let element = path.field("matchExpressions").index(index);
+        let key = requirement.key.clone();
+        if key.trim().is_empty() {
+            findings.add(element.field("key"), "is blank; name a label");
+        }
+        let values: BTreeSet<String> = requirement.values.iter().cloned().collect();
+        let wants_values = match requirement.operator.as_str() {
+            "In" | "NotIn" => true,
+            "Exists" | "DoesNotExist" => false,
+            other => {
+                findings.add(
+                    element.field("operator"),
+                    format!("{other:?} is unknown; write In, NotIn, Exists or DoesNotExist"),
+                );
+                continue;
+            }
+        };
+        if wants_values && values.is_empty() {
+            let message = format!("is empty; {} compares with at least one value", requirement.operator);
+            findings.add(element.field("values"), message);
+        } else if !wants_values && !values.is_empty() {
+            let message = format!("is not empty; {} takes no values, remove them", requirement.operator);
+            findings.add(element.field("values"), message);
+        }
+        read.extend([match requirement.operator.as_str() {
+            "In" => Expression::In(key, values),
+            "NotIn" => Expression::NotIn(key, values),
+            "Exists" => Expression::Exists(key),
+            _ => Expression::DoesNotExist(key),
+        }]);
+    }
+    read
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn check(spec: serde_json::Value) -> Result<ValidatedTarget, String> {
+        let spec: KollectTargetSpec = serde_json::from_value(spec).unwrap();
+        target(&spec).map_err(|errors| errors.to_string())
+    }
+
+    fn selects(target: &ValidatedTarget, namespace: &str, labels: &[(&str, &str)]) -> bool {
+        let labels = labels.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        target.namespaces().matches(&Namespace::new(namespace), &labels)
+    }
+
+    #[test]
+    fn without_filters_every_namespace_and_object_is_asked_for() {
+        let target = check(json!({"profileRef": "p"})).unwrap();
+        assert!(selects(&target, "any", &[]));
+        assert!(target.labels().selects_all() && target.names().is_empty() && !target.is_suspended());
+        assert_eq!(target.watch_mode(), WatchMode::All);
+    }
+
+    #[test]
+    fn included_excluded_and_selectors_all_have_to_agree() {
+        let target = check(json!({
+            "profileRef": "p",
+            "includedNamespaces": ["a", "b", "c"],
+            "excludedNamespaces": ["b"],
+            "namespaceSelector": {"matchLabels": {"team": "x"}},
+            "namespaceExcludeSelector": {"matchExpressions": [{"key": "frozen", "operator": "Exists"}]},
+        }))
+        .unwrap();
+        assert!(selects(&target, "a", &[("team", "x")]));
+        assert!(!selects(&target, "a", &[]));
+        assert!(!selects(&target, "a", &[("team", "x"), ("frozen", "")]));
+        assert!(!selects(&target, "b", &[("team", "x")]));
+        assert!(!selects(&target, "d", &[("team", "x")]));
+    }
+
+    #[test]
+    fn an_empty_exclude_selector_leaves_everything_out() {
+        let target = check(json!({"profileRef": "p", "namespaceExcludeSelector": {}})).unwrap();
+        assert!(!selects(&target, "a", &[]));
+    }
+
+    #[test]
+    fn defaults_of_the_operator_fill_the_included_and_add_to_the_excluded() {
+        let defaults = |names: &[&str]| names.iter().map(|name| Namespace::new(*name)).collect::<BTreeSet<_>>();
+        let named = check(json!({"profileRef": "p", "includedNamespaces": ["a", "b"]})).unwrap();
+        let filter = named.namespaces().clone().with_defaults(&defaults(&["c"]), &defaults(&["b"]));
+        let asked = |name: &str| filter.matches(&Namespace::new(name), &BTreeMap::new());
+        assert_eq!([asked("a"), asked("b"), asked("c")], [true, false, false]);
+
+        let open = check(json!({"profileRef": "p"})).unwrap();
+        let filter = open.namespaces().clone().with_defaults(&defaults(&["c"]), &defaults(&[]));
+        assert!(filter.matches(&Namespace::new("c"), &BTreeMap::new()));
+        assert!(!filter.matches(&Namespace::new("a"), &BTreeMap::new()));
+    }
+
+    #[test]
+    fn a_selector_that_cannot_be_read_refuses_the_target() {
+        let message = check(json!({
+            "profileRef": "a/b",
+            "labelSelector": {"matchExpressions": [
+                {"key": "a", "operator": "in", "values": ["x"]},
+                {"key": "b", "operator": "In"},
+                {"key": " ", "operator": "Exists", "values": ["x"]},
+            ]},
+            "excludedNamespaces": ["", "x", "x"],
+        }))
+        .unwrap_err();
+        for expected in [
+            "spec.profileRef: \"a/b\" has a slash;",
+            "spec.excludedNamespaces[0]: is blank;",
+            "spec.excludedNamespaces[2]: \"x\" is there twice;",
+            "spec.labelSelector.matchExpressions[0].operator: \"in\" is unknown; write In, NotIn, Exists or DoesNotExist",
+            "spec.labelSelector.matchExpressions[1].values: is empty; In compares with at least one value",
+            "spec.labelSelector.matchExpressions[2].key: is blank;",
+            "spec.labelSelector.matchExpressions[2].values: is not empty; Exists takes no values, remove them",
+        ] {
+            assert!(message.contains(expected), "{expected}\nis not in\n{message}");
+        }
+    }
+
+    #[test]
+    fn a_selector_prints_as_the_api_server_reads_it() {
+        let target = check(json!({
+            "profileRef": "p",
+            "labelSelector": {
+                "matchLabels": {"app": "web"},
+                "matchExpressions": [{"key": "tier", "operator": "NotIn", "values": ["x", "y"]}],
+            },
+        }))
+        .unwrap();
+        assert_eq!(target.labels().to_string(), "app=web,tier notin (x,y)");
+    }
+}
