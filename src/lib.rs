@@ -10,8 +10,8 @@
 
 pub mod canonical;
 pub mod error;
-pub mod expr;
 pub mod export;
+pub mod expr;
 #[cfg(feature = "lab")]
 pub mod lab;
 pub mod model;

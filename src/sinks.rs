@@ -3,6 +3,8 @@
 //! A sink never sees the store. It is handed a [`Delta`] and answers with a [`Receipt`] or a [`SinkError`] that carries
 //! the class; it does not retry, the caller does.
 
+#[cfg(feature = "lab")]
+pub mod contract;
 pub mod netguard;
 pub mod postgres;
 

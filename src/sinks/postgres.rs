@@ -14,8 +14,6 @@ mod error;
 mod recover;
 mod schema;
 mod state;
-#[cfg(test)]
-mod tests;
 mod tls;
 mod write;
 

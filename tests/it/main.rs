@@ -7,4 +7,6 @@
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod postgres;
+#[cfg(test)]
 mod support;

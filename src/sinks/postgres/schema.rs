@@ -257,7 +257,7 @@ fn judge(found: &Found, names: &Names, mode: Provisioning) -> Result<Facts, Sche
     }
     let table = names.data();
     match &found.data {
-        Some(relation) => DATA.judge(relation, &table, &found.role)?,
+        Some(relation) => DATA.judge(relation, names, &table, &found.role)?,
         None if mode == Provisioning::Existing => {
             return Err(SchemaError::NoTable { ddl: DATA.create(&table), table });
         }
@@ -265,7 +265,7 @@ fn judge(found: &Found, names: &Names, mode: Provisioning) -> Result<Facts, Sche
         None => {}
     }
     match &found.state {
-        Some(relation) => STATE.judge(relation, &names.state(), &found.role)?,
+        Some(relation) => STATE.judge(relation, names, &names.state(), &found.role)?,
         None if mode == Provisioning::Ensure && !found.may_create => {
             return Err(SchemaError::SchemaPrivilege { schema, role, privilege: "CREATE" });
         }
@@ -294,14 +294,14 @@ impl Shape {
         )
     }
 
-    fn judge(&self, relation: &Relation, table: &str, role: &str) -> Result<(), SchemaError> {
+    fn judge(&self, relation: &Relation, names: &Names, table: &str, role: &str) -> Result<(), SchemaError> {
         let table = table.to_owned();
         // Ordinary and partitioned tables.
         if !matches!(relation.kind.as_str(), "r" | "p") {
             return Err(SchemaError::NotATable { table });
         }
         self.judge_columns(relation, &table)?;
-        self.judge_key(relation, &table)?;
+        self.judge_key(relation, &names.schema, &table)?;
         if !relation.missing_privileges.is_empty() {
             let privileges = relation.missing_privileges.join(", ");
             return Err(SchemaError::TablePrivilege { table, role: Quoted(role.to_owned()), privileges });
@@ -351,7 +351,7 @@ impl Shape {
         }
     }
 
-    fn judge_key(&self, relation: &Relation, table: &str) -> Result<(), SchemaError> {
+    fn judge_key(&self, relation: &Relation, schema: &str, table: &str) -> Result<(), SchemaError> {
         let is = |index: &UniqueIndex, key: &[&str]| {
             index.columns.len() == key.len() && key.iter().all(|name| index.columns.iter().any(|column| column == name))
         };
@@ -382,7 +382,7 @@ impl Shape {
                 columns: index.columns.join(", "),
                 ddl: match index.is_constraint {
                     true => format!("ALTER TABLE {table} DROP CONSTRAINT {name}"),
-                    false => format!("DROP INDEX CONCURRENTLY {name}"),
+                    false => format!("DROP INDEX CONCURRENTLY {}.{name}", Quoted(schema.to_owned())),
                 },
                 index: name,
             });
