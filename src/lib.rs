@@ -8,8 +8,15 @@
 //!  API server ──list/watch──► dispatch ──► extract ──► store ──dirty──► schedule ──► export ──► sink ──► status
 //! ```
 
+pub mod cli;
+pub mod config;
+pub mod duration;
 pub mod error;
 pub mod export;
+pub mod http;
+pub mod metrics;
 pub mod model;
+pub mod runtime;
 pub mod secret;
 pub mod sinks;
+pub mod telemetry;
