@@ -8,20 +8,48 @@
 //!  API server ──list/watch──► dispatch ──► extract ──► store ──dirty──► schedule ──► export ──► sink ──► status
 //! ```
 
+// Vocabulary: no I/O, no client.
 pub mod canonical;
+pub mod duration;
 pub mod error;
-pub mod export;
 pub mod expr;
-#[cfg(feature = "lab")]
-pub mod lab;
+pub mod metrics;
 pub mod model;
 pub mod secret;
 
+// What users write, and how the process is set up.
 pub mod api;
+pub mod config;
 pub mod validate;
 
+// Object to row, pure.
 pub mod extract;
 
+// Rows in memory, and what is handed to a sink.
+pub mod export;
+pub mod store;
+
+// When.
+pub mod schedule;
+
+// Cluster to rows.
+pub mod watch;
+
+// Payload to the outside.
 pub mod sinks;
 
+// Rows to sinks.
+pub mod deliver;
+
+// Our own objects to all of the above, and back.
+pub mod control;
+pub mod status;
+
+// The outside of the process.
+pub mod http;
+#[cfg(feature = "lab")]
+pub mod lab;
+
 pub mod cli;
+pub mod runtime;
+pub mod telemetry;

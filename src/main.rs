@@ -1,8 +1,18 @@
-//! The `kollect` binary: arguments in, exit code out.
+//! The program: allocator, arguments, run, exit code.
 
-use clap::Parser;
-use kollect::cli::Cli;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
-    Cli::parse().run()
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Settings that jemalloc reads before the first line of `main`: memory that rows gave back returns to the system after a
+/// second, by a thread of its own, and two arenas keep the sum of half-filled pages small.
+#[expect(unsafe_code, reason = "jemalloc finds its settings by the name of a symbol; nothing else defines this one")]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+pub static MALLOC_CONF: &[u8; 53] = b"background_thread:true,dirty_decay_ms:1000,narenas:2\0";
+
+fn main() -> ExitCode {
+    // Fails only when a provider is installed already, and then there is one.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    kollect::cli::run(std::env::args_os())
 }

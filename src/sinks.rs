@@ -10,11 +10,13 @@ pub mod postgres;
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 
 use crate::error::{Class, Classify};
 use crate::export::{Delta, Held, Scope, Selection};
+use crate::metrics::SinkType;
 use crate::model::{Fingerprint, Row};
 
 /// Where a sink writes to, without any credential.
@@ -41,8 +43,8 @@ pub struct Receipt {
 ///
 /// Every method has its own deadline and leaves no half-written state when it fails or is dropped.
 pub trait Sink: Send + Sync + fmt::Debug {
-    /// Returns the `sink_type` of metrics and logs, such as `postgres`.
-    fn kind(&self) -> &'static str;
+    /// Returns the `sink_type` of metrics and logs.
+    fn kind(&self) -> SinkType;
 
     /// Returns where this sink writes to.
     fn destination(&self) -> &Destination;
@@ -62,6 +64,32 @@ pub trait Sink: Send + Sync + fmt::Debug {
 
     /// Tells readers of the sink that these scopes are watched and unchanged.
     fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>>;
+}
+
+/// Makes sinks; what sinks of one destination share is kept here.
+#[derive(Debug)]
+pub struct Registry {
+    postgres: postgres::PostgresPools,
+}
+
+impl Registry {
+    /// Takes one registry of each backend.
+    pub fn new(postgres: postgres::PostgresPools) -> Self {
+        Self { postgres }
+    }
+
+    /// Makes a Postgres sink. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn postgres(&self, config: &postgres::PostgresConfig) -> Result<Arc<dyn Sink>, SinkError> {
+        Ok(Arc::new(self.postgres.sink(config)?))
+    }
+
+    /// Closes all connections. Sinks must not be used any more.
+    pub async fn close(&self) {
+        self.postgres.close().await;
+    }
 }
 
 /// A failure of a sink, classified by the backend that knows its cause.

@@ -13,6 +13,7 @@ pub mod database_sink;
 mod duration;
 pub mod event_sink;
 pub mod inventory;
+mod kind;
 pub mod profile;
 mod refs;
 mod rules;
@@ -31,6 +32,7 @@ pub use database_sink::{DatabaseSinkType, KollectDatabaseSink, KollectDatabaseSi
 pub use duration::{Duration, DurationError};
 pub use event_sink::{EventSinkType, KollectEventSink, KollectEventSinkSpec};
 pub use inventory::{Destination, KollectInventory, KollectInventorySpec, KollectInventoryStatus, SinkExport};
+pub use kind::Kind;
 pub use profile::{KollectProfile, KollectProfileSpec, KollectProfileStatus};
 pub use refs::{
     GroupVersionKind, InventorySinkRef, LabelRequirement, LabelSelector, ObjectRef, ResourceRule, SecretRef,

@@ -367,8 +367,8 @@ impl PostgresSink {
 }
 
 impl Sink for PostgresSink {
-    fn kind(&self) -> &'static str {
-        "postgres"
+    fn kind(&self) -> crate::metrics::SinkType {
+        crate::metrics::SinkType::Postgres
     }
 
     fn destination(&self) -> &Destination {

@@ -1,0 +1,437 @@
+//! Process settings: flags and environment in, one checked [`Config`] out.
+//!
+//! This is the only reader of the environment and of the control groups. What comes out is trusted by everybody else:
+//! defaults are filled in, units are types, and a flag set to something that this build does not serve never gets past
+//! here (it would otherwise be silently without effect).
+
+mod args;
+mod memory;
+mod values;
+
+use std::fmt;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+pub use args::ManagerArgs;
+pub use values::{
+    AuthMode, Bind, BindAddress, Budget, ByteSize, CrossNamespaceSecrets, List, LogFormat, LogLevel, StacktraceLevel,
+    TimeEncoding,
+};
+
+use crate::duration::format_go_duration;
+
+/// Everything that the process was told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// How to reach the API server.
+    pub api: ApiAccess,
+    /// Servers of our own.
+    pub servers: Servers,
+    /// Log lines.
+    pub logging: Logging,
+    /// From the cluster to rows.
+    pub collection: Collection,
+    /// From rows to sinks.
+    pub delivery: Delivery,
+    /// Reconciling our resources.
+    pub control: Control,
+    /// What sinks may reach and use.
+    pub network: Network,
+}
+
+/// How to reach the API server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ApiAccess {
+    /// These kubeconfig files, merged, the first one winning.
+    Kubeconfig(Vec<PathBuf>),
+    /// The service account of the pod.
+    InCluster,
+}
+
+/// Servers of our own; `None` is off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Servers {
+    /// `/healthz` and `/readyz`.
+    pub health: Option<BindAddress>,
+    /// `/metrics`, plain HTTP.
+    pub metrics: Option<BindAddress>,
+}
+
+/// Log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Logging {
+    /// Their form.
+    pub format: LogFormat,
+    /// Which ones.
+    pub level: LogLevel,
+    /// Their time stamps.
+    pub time: TimeEncoding,
+}
+
+/// From the cluster to rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collection {
+    /// Workers that extract rows.
+    pub dispatch_workers: NonZeroUsize,
+    /// Events that wait for them.
+    pub dispatch_queue: NonZeroUsize,
+    /// How long an event waits for a place before that is counted.
+    pub dispatch_enqueue_wait: Duration,
+    /// Time between full re-lists of a stream.
+    pub resync_period: Duration,
+    /// Watches per resource below which each namespace has its own.
+    pub namespaced_watches: NonZeroUsize,
+    /// Watch connections over all resources.
+    pub watch_connections: NonZeroUsize,
+    /// Memory for rows; `None` is unlimited.
+    pub store_budget: Option<ByteSize>,
+    /// How long a document waits for first knowledge of all its parts.
+    pub unknown_grace: Duration,
+    /// Namespaces of a target that names none; empty is all.
+    pub default_included_namespaces: Vec<String>,
+    /// Namespaces that a target leaves out when it names none.
+    pub default_excluded_namespaces: Vec<String>,
+    /// More keys to redact, in lower case.
+    pub scrub_keys: Vec<String>,
+    /// Least time between refreshes of profile metrics.
+    pub metrics_sample_interval: Duration,
+    /// Label tuples kept for each profile metric.
+    pub labeled_series_cap: NonZeroUsize,
+}
+
+/// From rows to sinks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// Largest document or message, and ceiling of `spec.maxExportBytes`.
+    pub max_export_bytes: NonZeroU64,
+    /// Deliveries at the same time.
+    pub concurrent: NonZeroUsize,
+    /// Deliveries at the same time to one destination.
+    pub concurrent_per_destination: NonZeroUsize,
+    /// Time between comparisons with what the sink holds; `None` is never.
+    pub audit_interval: Option<Duration>,
+    /// Root of the persistent git mirrors, used exactly as given.
+    pub git_mirror_dir: Option<PathBuf>,
+}
+
+/// Reconciling our resources.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Control {
+    /// `KollectTargets` at the same time.
+    pub targets: NonZeroUsize,
+    /// `KollectInventories` at the same time.
+    pub inventories: NonZeroUsize,
+    /// `KollectClusterTargets` at the same time.
+    pub cluster_targets: NonZeroUsize,
+    /// `KollectClusterInventories` at the same time.
+    pub cluster_inventories: NonZeroUsize,
+    /// First delay after a failed reconcile; doubles up to `backoff_cap`.
+    pub backoff_base: Duration,
+    /// Longest delay after failed reconciles.
+    pub backoff_cap: Duration,
+    /// Time between refreshes of `status.collectedCount`.
+    pub count_resync: Duration,
+    /// Least time between status writes that only bring counters up to date.
+    pub status_min_interval: Duration,
+}
+
+/// What sinks may reach and use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Network {
+    /// Whether private addresses are permitted.
+    pub private_sinks: Permission,
+    /// Whether loopback addresses are permitted; for tests.
+    pub loopback_sinks: Permission,
+    /// Which Secrets of other namespaces.
+    pub cross_namespace_secrets: CrossNamespaceSecrets,
+}
+
+/// A yes or no that reads at the place of use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permission {
+    /// Permitted.
+    Allowed,
+    /// Refused.
+    Denied,
+}
+
+impl From<bool> for Permission {
+    fn from(allowed: bool) -> Self {
+        if allowed { Self::Allowed } else { Self::Denied }
+    }
+}
+
+/// One thing wrong with the settings.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// A known flag with a value that this build does not serve.
+    #[error("{flag}: not in this build; {fix}")]
+    NotServed {
+        /// The flag as it would be written.
+        flag: &'static str,
+        /// What to write instead.
+        fix: &'static str,
+    },
+    /// Lease times in the wrong order.
+    #[error(
+        "--leader-elect-retry-period ({retry}) must be less than --leader-elect-renew-deadline ({renew}), \
+         and that less than --leader-elect-lease-duration ({lease})"
+    )]
+    LeaseOrder {
+        /// Retry period.
+        retry: String,
+        /// Renew deadline.
+        renew: String,
+        /// Lease duration.
+        lease: String,
+    },
+    /// No way to an API server.
+    #[error(
+        "no API server: set --kubeconfig or KUBECONFIG, or run in a pod; \
+         without a home directory there is no ~/.kube/config to try"
+    )]
+    NoApiServer,
+}
+
+/// All that is wrong with the settings, so that it can be put right in one go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("; ")?;
+            }
+            error.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+/// What the process can see of its surroundings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Environment {
+    /// `KUBECONFIG`: files separated by `:`.
+    pub kubeconfig: Vec<PathBuf>,
+    /// Whether the variables of a pod are set.
+    pub in_cluster: bool,
+    /// `HOME`.
+    pub home: Option<PathBuf>,
+    /// `KOLLECT_GIT_MIRROR_DIR`.
+    pub git_mirror_dir: Option<PathBuf>,
+    /// The memory limit of the container, in bytes.
+    pub memory_limit: Option<u64>,
+}
+
+impl Environment {
+    /// Reads the environment of this process.
+    #[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+    pub fn read() -> Self {
+        let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+        Self {
+            kubeconfig: set("KUBECONFIG")
+                .map(|files| std::env::split_paths(&files).filter(|file| !file.as_os_str().is_empty()).collect())
+                .unwrap_or_default(),
+            in_cluster: set("KUBERNETES_SERVICE_HOST").is_some() && set("KUBERNETES_SERVICE_PORT").is_some(),
+            home: set("HOME").map(PathBuf::from),
+            git_mirror_dir: set("KOLLECT_GIT_MIRROR_DIR").map(PathBuf::from),
+            memory_limit: memory::limit(Path::new("/")),
+        }
+    }
+}
+
+impl Config {
+    /// Checks flags and environment, and fills in what they leave open.
+    pub fn new(args: ManagerArgs, environment: Environment) -> Result<Self, ConfigErrors> {
+        let mut errors = not_served(&args);
+        errors.extend(lease_order(&args));
+        let api = api_access(&args.kubeconfig, environment.kubeconfig, environment.in_cluster, environment.home);
+        let api = match api {
+            Some(api) if errors.is_empty() => api,
+            Some(_) => return Err(ConfigErrors(errors)),
+            None => {
+                errors.push(ConfigError::NoApiServer);
+                return Err(ConfigErrors(errors));
+            }
+        };
+        Ok(Self {
+            api,
+            servers: Servers {
+                health: address(args.health_probe_bind_address),
+                metrics: address(args.metrics_bind_address),
+            },
+            logging: logging(args.zap_devel, args.zap_encoder, args.zap_log_level, args.zap_time_encoding),
+            collection: Collection {
+                dispatch_workers: count(args.collect_dispatch_workers, DISPATCH_WORKERS),
+                dispatch_queue: count(args.collect_dispatch_queue_size, DISPATCH_QUEUE),
+                dispatch_enqueue_wait: args.collect_dispatch_enqueue_wait,
+                resync_period: positive(args.informer_resync_period, RESYNC_PERIOD),
+                namespaced_watches: count(args.max_namespaced_watches, NAMESPACED_WATCHES),
+                watch_connections: count(args.max_watch_connections, WATCH_CONNECTIONS),
+                store_budget: store_budget(args.store_budget, environment.memory_limit),
+                unknown_grace: args.unknown_grace,
+                default_included_namespaces: args.default_included_namespaces.0,
+                default_excluded_namespaces: args.default_excluded_namespaces.0,
+                scrub_keys: lower_case(args.scrub_keys),
+                metrics_sample_interval: positive(args.collect_metrics_sample_interval, METRICS_SAMPLE_INTERVAL),
+                labeled_series_cap: count(args.labeled_series_cap, LABELED_SERIES),
+            },
+            delivery: Delivery {
+                max_export_bytes: u64::try_from(args.max_export_bytes)
+                    .ok()
+                    .and_then(NonZeroU64::new)
+                    .unwrap_or(MAX_EXPORT_BYTES),
+                concurrent: count(args.max_concurrent_exports, EXPORTS),
+                concurrent_per_destination: count(args.max_concurrent_exports_per_destination, EXPORTS_PER_DESTINATION),
+                audit_interval: Some(args.sink_audit_interval).filter(|interval| !interval.is_zero()),
+                git_mirror_dir: environment.git_mirror_dir,
+            },
+            control: Control {
+                targets: count(args.max_concurrent_reconciles_target, TARGETS),
+                inventories: count(args.max_concurrent_reconciles_inventory, INVENTORIES),
+                cluster_targets: count(args.max_concurrent_reconciles_cluster_target, CLUSTER_TARGETS),
+                cluster_inventories: count(args.max_concurrent_reconciles_cluster_inventory, CLUSTER_INVENTORIES),
+                backoff_base: positive(args.reconcile_rate_limit, BACKOFF_BASE),
+                backoff_cap: match args.reconcile_rate_limit {
+                    Duration::ZERO => BACKOFF_CAP,
+                    base => base.saturating_mul(BACKOFF_STEPS),
+                },
+                count_resync: positive(args.target_count_resync, COUNT_RESYNC),
+                status_min_interval: args.status_min_interval,
+            },
+            network: Network {
+                private_sinks: args.allow_private_sinks.into(),
+                loopback_sinks: args.allow_loopback_sinks.into(),
+                cross_namespace_secrets: args.cross_namespace_secrets,
+            },
+        })
+    }
+}
+
+// What a value of zero or less stands for: the defaults of the flags once more. A test holds the two together.
+const DISPATCH_WORKERS: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+const DISPATCH_QUEUE: NonZeroUsize = NonZeroUsize::new(512).unwrap();
+const NAMESPACED_WATCHES: NonZeroUsize = NonZeroUsize::new(50).unwrap();
+const WATCH_CONNECTIONS: NonZeroUsize = NonZeroUsize::new(200).unwrap();
+const LABELED_SERIES: NonZeroUsize = NonZeroUsize::new(200).unwrap();
+const EXPORTS: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+const EXPORTS_PER_DESTINATION: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+const TARGETS: NonZeroUsize = NonZeroUsize::new(5).unwrap();
+const INVENTORIES: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+const CLUSTER_TARGETS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+const CLUSTER_INVENTORIES: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+const MAX_EXPORT_BYTES: NonZeroU64 = NonZeroU64::new(1_572_864).unwrap();
+const RESYNC_PERIOD: Duration = Duration::from_hours(12);
+const METRICS_SAMPLE_INTERVAL: Duration = Duration::from_secs(30);
+const COUNT_RESYNC: Duration = Duration::from_mins(1);
+
+/// Backoff of failed reconciles while no base is set.
+const BACKOFF_BASE: Duration = Duration::from_millis(5);
+/// Its cap.
+const BACKOFF_CAP: Duration = Duration::from_secs(1000);
+/// The cap as a multiple of a base that is set.
+const BACKOFF_STEPS: u32 = 300;
+
+fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
+    let remove = "remove the flag";
+    let metrics = matches!(args.metrics_bind_address, Bind::At(_));
+    [
+        (args.leader_elect, "--leader-elect", "remove the flag and run one replica"),
+        (args.enable_pprof, "--enable-pprof", remove),
+        (args.inventory_http_enabled, "--inventory-http-enabled", remove),
+        (args.tenant_mode, "--tenant-mode", remove),
+        (args.enable_http2, "--enable-http2", remove),
+        (
+            metrics && args.metrics_secure,
+            "--metrics-secure",
+            "add --metrics-secure=false to serve metrics in plain HTTP",
+        ),
+        (
+            args.validating_webhooks_enabled == Some(true),
+            "--validating-webhooks-enabled",
+            "set it to false; the same checks run when a resource is reconciled",
+        ),
+        (
+            !args.watch_namespaces.0.is_empty(),
+            "--watch-namespaces",
+            "use --default-included-namespaces, or name namespaces in the targets",
+        ),
+        (args.kube_api_qps != 0.0, "--kube-api-qps", "remove the flag; the fairness of the API server governs"),
+        (args.kube_api_burst > 0, "--kube-api-burst", "remove the flag; the fairness of the API server governs"),
+    ]
+    .into_iter()
+    .filter_map(|(set, flag, fix)| set.then_some(ConfigError::NotServed { flag, fix }))
+    .collect()
+}
+
+fn lease_order(args: &ManagerArgs) -> Option<ConfigError> {
+    let (retry, renew, lease) =
+        (args.leader_elect_retry_period, args.leader_elect_renew_deadline, args.leader_elect_lease_duration);
+    let ordered = !retry.is_zero() && retry < renew && renew < lease;
+    (!ordered).then(|| ConfigError::LeaseOrder {
+        retry: format_go_duration(retry),
+        renew: format_go_duration(renew),
+        lease: format_go_duration(lease),
+    })
+}
+
+/// Finds the API server: the flag, `KUBECONFIG`, the pod, then the file in the home directory.
+fn api_access(flag: &str, variable: Vec<PathBuf>, in_cluster: bool, home: Option<PathBuf>) -> Option<ApiAccess> {
+    if !flag.is_empty() {
+        Some(ApiAccess::Kubeconfig(vec![flag.into()]))
+    } else if !variable.is_empty() {
+        Some(ApiAccess::Kubeconfig(variable))
+    } else if in_cluster {
+        Some(ApiAccess::InCluster)
+    } else {
+        home.map(|home| ApiAccess::Kubeconfig(vec![home.join(".kube/config")]))
+    }
+}
+
+fn address(bind: Bind) -> Option<BindAddress> {
+    match bind {
+        Bind::Off => None,
+        Bind::At(address) => Some(address),
+    }
+}
+
+fn logging(devel: bool, format: Option<LogFormat>, level: Option<LogLevel>, time: TimeEncoding) -> Logging {
+    let (usual_format, usual_level) =
+        if devel { (LogFormat::Console, LogLevel::Debug) } else { (LogFormat::Json, LogLevel::Info) };
+    Logging { format: format.unwrap_or(usual_format), level: level.unwrap_or(usual_level), time }
+}
+
+fn store_budget(budget: Budget, memory_limit: Option<u64>) -> Option<ByteSize> {
+    match budget {
+        Budget::Bytes(ByteSize(0)) => None,
+        Budget::Bytes(bytes) => Some(bytes),
+        // Divided first: a limit is far larger than a hundred bytes, and the product could overflow.
+        Budget::Percent(share) => memory_limit.map(|limit| ByteSize(limit / 100 * u64::from(share))),
+    }
+}
+
+fn lower_case(keys: List) -> Vec<String> {
+    let mut lower: Vec<String> = Vec::new();
+    for key in keys.0 {
+        let key = key.to_lowercase();
+        if !lower.contains(&key) {
+            lower.push(key);
+        }
+    }
+    lower
+}
+
+fn count(value: i64, default: NonZeroUsize) -> NonZeroUsize {
+    usize::try_from(value).ok().and_then(NonZeroUsize::new).unwrap_or(default)
+}
+
+fn positive(value: Duration, default: Duration) -> Duration {
+    if value.is_zero() { default } else { value }
+}
+
+#[cfg(test)]
+mod tests;

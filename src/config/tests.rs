@@ -1,0 +1,216 @@
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+/// The flags alone, so that tests can read them without the rest of the program.
+#[derive(Debug, Parser)]
+#[command(name = "kollect manager", disable_version_flag = true)]
+struct Flags {
+    #[command(flatten)]
+    manager: ManagerArgs,
+}
+
+fn parse(flags: &[&str]) -> Result<ManagerArgs, clap::Error> {
+    Flags::try_parse_from([&["manager"], flags].concat()).map(|flags| flags.manager)
+}
+
+fn environment() -> Environment {
+    Environment { home: Some("/home/k".into()), ..Environment::default() }
+}
+
+fn config(flags: &[&str]) -> Result<Config, ConfigErrors> {
+    Config::new(parse(flags).unwrap(), environment())
+}
+
+fn complaint(flags: &[&str]) -> String {
+    config(flags).unwrap_err().to_string()
+}
+
+#[test]
+fn no_flags_at_all_is_a_valid_start() {
+    let config = config(&[]).unwrap();
+    assert_eq!(config.servers.health.unwrap().to_string(), ":8081");
+    assert_eq!(config.servers.metrics, None);
+    assert_eq!(config.logging.format, LogFormat::Console);
+    assert_eq!(config.logging.level, LogLevel::Debug);
+    assert_eq!(config.collection.store_budget, None);
+    assert_eq!(config.delivery.audit_interval, Some(Duration::from_hours(1)));
+    assert_eq!(config.control.backoff_base, Duration::from_millis(5));
+    assert_eq!(config.control.backoff_cap, Duration::from_secs(1000));
+}
+
+#[test]
+fn zero_or_less_stands_for_the_default() {
+    let zero = config(&[
+        "--collect-dispatch-workers=0",
+        "--collect-dispatch-queue-size=-1",
+        "--informer-resync-period=0",
+        "--max-namespaced-watches=0",
+        "--max-watch-connections=0",
+        "--collect-metrics-sample-interval=-1s",
+        "--labeled-series-cap=0",
+        "--max-export-bytes=-5",
+        "--max-concurrent-exports=0",
+        "--max-concurrent-exports-per-destination=0",
+        "--max-concurrent-reconciles-target=0",
+        "--max-concurrent-reconciles-inventory=0",
+        "--max-concurrent-reconciles-cluster-target=0",
+        "--max-concurrent-reconciles-cluster-inventory=0",
+        "--target-count-resync",
+        "-10s",
+    ]);
+    assert_eq!(zero, config(&[]));
+}
+
+#[test]
+fn flags_take_the_syntax_of_go() {
+    let args = parse(&[
+        "--health-probe-bind-address",
+        ":9000",
+        "--zap-devel=F",
+        "--allow-private-sinks",
+        "--zap-log-level=2",
+        "--informer-resync-period=1h30m",
+        "--scrub-keys=Foo, foo,,bar ",
+        "--max-export-bytes=1",
+        "--max-export-bytes=2",
+    ])
+    .unwrap();
+    let config = Config::new(args, environment()).unwrap();
+    assert_eq!(config.servers.health.unwrap().to_string(), ":9000");
+    assert_eq!(config.logging.format, LogFormat::Json);
+    assert_eq!(config.logging.level, LogLevel::Trace);
+    assert_eq!(config.network.private_sinks, Permission::Allowed);
+    assert_eq!(config.network.loopback_sinks, Permission::Denied);
+    assert_eq!(config.collection.resync_period, Duration::from_mins(90));
+    assert_eq!(config.collection.scrub_keys, ["foo", "bar"]);
+    assert_eq!(config.delivery.max_export_bytes.get(), 2);
+}
+
+#[test]
+fn wrong_values_and_unknown_flags_end_with_2() {
+    for flags in [
+        ["--no-such-flag"],
+        ["--zap-devel=maybe"],
+        ["--informer-resync-period=7d"],
+        ["--inventory-auth-mode=open"],
+        ["--metrics-bind-address=8080"],
+        ["--store-budget=lots"],
+        ["--cross-namespace-secrets=some"],
+        ["stray"],
+    ] {
+        assert_eq!(parse(&flags).unwrap_err().exit_code(), 2, "{flags:?}");
+    }
+    assert!(parse(&["--inventory-auth-mode=none"]).is_ok());
+}
+
+#[test]
+fn what_is_not_served_is_named_with_the_fix() {
+    for (flag, set, unset) in [
+        ("--leader-elect", "true", "false"),
+        ("--enable-pprof", "true", "false"),
+        ("--inventory-http-enabled", "true", "false"),
+        ("--tenant-mode", "true", "false"),
+        ("--enable-http2", "true", "false"),
+        ("--validating-webhooks-enabled", "true", "false"),
+        ("--watch-namespaces", "a", ""),
+        ("--kube-api-qps", "20", "0"),
+        ("--kube-api-burst", "30", "0"),
+    ] {
+        let message = complaint(&[&format!("{flag}={set}")]);
+        assert!(message.starts_with(&format!("{flag}: not in this build; ")), "{message}");
+        assert!(config(&[&format!("{flag}={unset}")]).is_ok(), "{flag}={unset}");
+    }
+    assert_eq!(
+        complaint(&["--metrics-bind-address=:8080"]),
+        "--metrics-secure: not in this build; add --metrics-secure=false to serve metrics in plain HTTP"
+    );
+    assert!(config(&["--metrics-bind-address=:8080", "--metrics-secure=false"]).is_ok());
+    assert!(config(&["--metrics-bind-address=0", "--metrics-secure=true"]).is_ok());
+}
+
+#[test]
+fn all_complaints_come_at_once() {
+    let ConfigErrors(errors) =
+        config(&["--leader-elect", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
+    assert_eq!(errors.len(), 3);
+}
+
+#[test]
+fn lease_times_keep_their_order() {
+    assert_eq!(
+        complaint(&["--leader-elect-renew-deadline=5s"]),
+        "--leader-elect-retry-period (5s) must be less than --leader-elect-renew-deadline (5s), \
+         and that less than --leader-elect-lease-duration (1m0s)"
+    );
+    assert!(config(&["--leader-elect-lease-duration=40s"]).is_err());
+    assert!(config(&["--leader-elect-retry-period=0"]).is_err());
+}
+
+#[test]
+fn the_api_server_is_looked_for_in_order() {
+    let full = Environment {
+        kubeconfig: vec!["/a".into(), "/b".into()],
+        in_cluster: true,
+        home: Some("/home/k".into()),
+        ..Environment::default()
+    };
+    let found =
+        |flags: &[&str], environment: Environment| Config::new(parse(flags).unwrap(), environment).map(|c| c.api);
+    assert_eq!(found(&["--kubeconfig=/k"], full.clone()), Ok(ApiAccess::Kubeconfig(vec!["/k".into()])));
+    assert_eq!(found(&[], full.clone()), Ok(ApiAccess::Kubeconfig(vec!["/a".into(), "/b".into()])));
+    let pod = Environment { kubeconfig: Vec::new(), ..full };
+    assert_eq!(found(&[], pod.clone()), Ok(ApiAccess::InCluster));
+    let laptop = Environment { in_cluster: false, ..pod };
+    assert_eq!(found(&[], laptop.clone()), Ok(ApiAccess::Kubeconfig(vec!["/home/k/.kube/config".into()])));
+    let nowhere = Environment { home: None, ..laptop };
+    assert_eq!(found(&[], nowhere), Err(ConfigErrors(vec![ConfigError::NoApiServer])));
+}
+
+#[test]
+fn the_store_budget_is_a_share_of_the_memory_limit() {
+    let limited = Environment { memory_limit: Some(256 << 20), ..environment() };
+    let budget = |flags: &[&str]| Config::new(parse(flags).unwrap(), limited.clone()).unwrap().collection.store_budget;
+    assert_eq!(budget(&[]), Some(ByteSize((256 << 20) / 100 * 60)));
+    assert_eq!(budget(&["--store-budget=50%"]), Some(ByteSize((256 << 20) / 100 * 50)));
+    assert_eq!(budget(&["--store-budget=64Mi"]), Some(ByteSize(64 << 20)));
+    assert_eq!(budget(&["--store-budget=0"]), None);
+}
+
+#[test]
+fn a_base_for_backoff_sets_its_cap() {
+    let control = config(&["--reconcile-rate-limit=1s"]).unwrap().control;
+    assert_eq!((control.backoff_base, control.backoff_cap), (Duration::from_secs(1), Duration::from_mins(5)));
+}
+
+/// The table of all flags as `docs/configuration.md` has it.
+fn flag_table() -> String {
+    use std::fmt::Write as _;
+
+    let mut table = String::new();
+    let mut heading = None;
+    for flag in Flags::command().get_arguments() {
+        let Some(long) = flag.get_long().filter(|long| *long != "help") else { continue };
+        if heading != Some(flag.get_help_heading()) {
+            heading = Some(flag.get_help_heading());
+            writeln!(
+                table,
+                "\n### {}\n\n| Flag | Default | Meaning |\n| --- | --- | --- |",
+                flag.get_help_heading().unwrap_or("General")
+            )
+            .unwrap();
+        }
+        let default = flag.get_default_values().iter().map(|value| value.to_string_lossy()).collect::<String>();
+        let default = if default.is_empty() { String::new() } else { format!("`{default}`") };
+        let help = flag.get_help().map(ToString::to_string).unwrap_or_default();
+        writeln!(table, "| `--{long}` | {default} | {help} |").unwrap();
+    }
+    table
+}
+
+#[test]
+fn the_page_on_configuration_lists_every_flag() {
+    let page = include_str!("../../docs/configuration.md");
+    let table = flag_table();
+    assert!(page.contains(&table), "docs/configuration.md is out of date; between its markers belongs:\n{table}");
+}

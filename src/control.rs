@@ -1,0 +1,401 @@
+//! From what users wrote to what the other stages do, and back to a status.
+//!
+//! One task holds every object of ours ([`shelf`]) and a set of keys to reconcile. A reconcile reads as *resolve →
+//! validate → plan → apply → report*; it looks only at what is on the shelves, so it needs no I/O of its own and may run
+//! at any time, twice. What takes time, reading Secrets and writing statuses, runs beside it and wakes it up again.
+//!
+//! Nothing is told to the other stages before all shelves are full: an operator that has just started knows nothing, and
+//! says so, instead of taking a missing target for a deleted one.
+
+mod inventory;
+mod secrets;
+mod shelf;
+mod target;
+mod unserved;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::v1alpha1::{
+    Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectTargetSpec,
+};
+use crate::config::Config;
+use crate::deliver::Deliveries;
+use crate::metrics::{Controller, Metrics};
+use crate::model::{Namespace, ObjectKey};
+use crate::sinks;
+use crate::status::{StatusWriter, Subject};
+use crate::store::Store;
+use crate::watch::{Consent, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
+use secrets::Secrets;
+use shelf::{Notice, Shelf};
+
+/// Notices that may wait; a watch of our own objects is not read further while it is full.
+const MAX_NOTICES: usize = 1024;
+/// How often the API server is asked which kinds it has.
+const DISCOVERY: Duration = Duration::from_secs(30);
+/// How often counts are compared with what the statuses show.
+const TICK: Duration = Duration::from_secs(1);
+
+/// What the control stage works with.
+pub struct Parts {
+    /// The API server.
+    pub client: kube::Client,
+    /// Settings.
+    pub config: Arc<Config>,
+    /// All metrics.
+    pub metrics: Arc<Metrics>,
+    /// The rows.
+    pub store: Store,
+    /// The streams.
+    pub watch: Arc<WatchSet>,
+    /// The deliveries.
+    pub deliveries: Deliveries,
+    /// Opens sinks.
+    pub registry: Arc<sinks::Registry>,
+    /// Writes statuses.
+    pub statuses: StatusWriter,
+}
+
+/// Our own objects.
+#[derive(Debug, Default)]
+struct Shelves {
+    profiles: Shelf<KollectProfileSpec>,
+    targets: Shelf<KollectTargetSpec>,
+    inventories: Shelf<KollectInventorySpec>,
+    databases: Shelf<KollectDatabaseSinkSpec>,
+    scopes: Shelf<KollectScopeSpec>,
+    /// Kinds that only get told that they are not served.
+    others: BTreeMap<Kind, Shelf<Value>>,
+    namespaces: BTreeMap<Namespace, NamespaceFacts>,
+    namespaces_listed: bool,
+    listing: BTreeSet<Namespace>,
+}
+
+/// What matters of a namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct NamespaceFacts {
+    labels: BTreeMap<String, String>,
+    consent: Consent,
+}
+
+/// The control task.
+pub struct Control {
+    parts: Parts,
+    shelves: Shelves,
+    secrets: Secrets,
+    discovery: Discovery,
+    /// The first discovery has been read.
+    discovered: bool,
+    work: BTreeSet<Subject>,
+    targets: BTreeMap<ObjectKey, target::State>,
+    inventories: BTreeMap<ObjectKey, inventory::State>,
+    written: HashMap<Subject, Written>,
+    ready: bool,
+}
+
+/// The status that an object was last given.
+#[derive(Debug)]
+struct Written {
+    status: Value,
+    substance: Value,
+    at: Instant,
+}
+
+impl Control {
+    /// Makes the task; [`Control::run`] runs it.
+    pub fn new(parts: Parts) -> Self {
+        let secrets = Secrets::new(parts.client.clone());
+        Self {
+            parts,
+            shelves: Shelves::default(),
+            secrets,
+            discovery: Discovery::default(),
+            discovered: false,
+            work: BTreeSet::new(),
+            targets: BTreeMap::new(),
+            inventories: BTreeMap::new(),
+            written: HashMap::new(),
+            ready: false,
+        }
+    }
+
+    /// Reconciles until `cancel` is cancelled.
+    ///
+    /// # Errors
+    /// A watch of our own that panics is a bug and ends this.
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
+        let (sender, mut notices) = mpsc::channel(MAX_NOTICES);
+        let mut tasks: JoinSet<Result<(), tokio::task::JoinError>> = JoinSet::new();
+        for kind in Kind::ALL {
+            tracing::info!(controller = %kind.as_str().to_lowercase(), "Starting Controller");
+            let watch = shelf::watch_kind(self.parts.client.clone(), kind, sender.clone());
+            tasks.spawn(async move {
+                watch.await;
+                Ok(())
+            });
+        }
+        let watch = shelf::watch_namespaces(self.parts.client.clone(), sender);
+        tasks.spawn(async move {
+            watch.await;
+            Ok(())
+        });
+        tasks.spawn(self.secrets.clone().run(cancel.clone()));
+        let mut discovery = tokio::time::interval(DISCOVERY);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (secrets, reports, streams) =
+            (self.secrets.clone(), self.parts.deliveries.reports().clone(), self.parts.watch.clone());
+        loop {
+            tokio::select! {
+                // All branches are cancel-safe: channels, notifications and timers.
+                () = cancel.cancelled() => break,
+                Some(notice) = notices.recv() => {
+                    self.take(notice);
+                    // A burst, such as the first lists, is taken in as one.
+                    while let Ok(notice) = notices.try_recv() {
+                        self.take(notice);
+                    }
+                }
+                () = secrets.changed() => self.queue_inventories(|_| true),
+                () = reports.changed() => {
+                    let news = reports.drain();
+                    self.queue_inventories(|key| news.contains(key));
+                }
+                () = streams.health_changed() => self.queue_targets(|_| true),
+                _ = discovery.tick() => self.discover().await,
+                _ = tick.tick() => self.look(),
+                Some(ended) = tasks.join_next() => ended??,
+            }
+            self.work().await;
+        }
+        tasks.shutdown().await;
+        Ok(())
+    }
+
+    fn take(&mut self, notice: Notice) {
+        let shelves = &mut self.shelves;
+        let (kind, keys) = match notice {
+            Notice::Namespace(event) => {
+                if shelves.take_namespace(event) {
+                    self.queue_targets(|_| true);
+                }
+                return;
+            }
+            Notice::Object(kind, event) => {
+                let keys = match kind {
+                    Kind::Profile => shelves.profiles.take(event),
+                    Kind::Target => shelves.targets.take(event),
+                    Kind::Inventory => shelves.inventories.take(event),
+                    Kind::DatabaseSink => shelves.databases.take(event),
+                    Kind::Scope => shelves.scopes.take(event),
+                    other => shelves.others.entry(other).or_default().take(event),
+                };
+                (kind, keys)
+            }
+        };
+        for key in keys {
+            self.concern(kind, &key);
+            self.work.insert((kind, key));
+        }
+    }
+
+    /// Queues what depends on an object.
+    fn concern(&mut self, kind: Kind, key: &ObjectKey) {
+        let here = |other: &ObjectKey| other.namespace == key.namespace;
+        match kind {
+            Kind::Profile => self.queue_targets(here),
+            Kind::Scope => {
+                self.queue_targets(here);
+                self.queue_inventories(here);
+            }
+            Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => self.queue_inventories(here),
+            Kind::Inventory => self.queue_targets(here),
+            _ => {}
+        }
+    }
+
+    fn queue_targets(&mut self, which: impl Fn(&ObjectKey) -> bool) {
+        let keys = self.shelves.targets.iter().map(|(key, _)| key).filter(|key| which(key));
+        self.work.extend(keys.map(|key| (Kind::Target, key.clone())));
+    }
+
+    fn queue_inventories(&mut self, which: impl Fn(&ObjectKey) -> bool) {
+        let keys = self.shelves.inventories.iter().map(|(key, _)| key).filter(|key| which(key));
+        self.work.extend(keys.map(|key| (Kind::Inventory, key.clone())));
+    }
+
+    async fn discover(&mut self) {
+        match self.discovery.poll(&self.parts.client).await {
+            Ok(changed) => {
+                self.discovered = true;
+                if changed {
+                    self.queue_targets(|_| true);
+                }
+            }
+            Err(error) => tracing::warn!(error = crate::error::chain(&error), "discovery failed, trying again"),
+        }
+    }
+
+    /// Reconciles everything that is queued: kinds in the order of [`Kind`], so that targets come before inventories.
+    async fn work(&mut self) {
+        if !self.shelves.synced() || !self.discovered {
+            return;
+        }
+        while let Some((kind, key)) = self.work.pop_first() {
+            if kind == Kind::Inventory && !self.ready {
+                // All targets of the first lists are registered by now: their kind sorts first.
+                self.ready = true;
+                self.parts.store.complete();
+            }
+            match controller(kind) {
+                Some(controller) => {
+                    let metrics = self.parts.metrics.clone();
+                    let reconcile = metrics.reconcile(controller);
+                    match self.reconcile(kind, &key).await {
+                        None => reconcile.succeeded(),
+                        Some(class) => reconcile.failed(class),
+                    }
+                }
+                None => {
+                    self.reconcile(kind, &key).await;
+                }
+            }
+        }
+        if !self.ready {
+            self.ready = true;
+            self.parts.store.complete();
+        }
+    }
+
+    /// Returns the class of what is wrong with the object, if anything is.
+    async fn reconcile(&mut self, kind: Kind, key: &ObjectKey) -> Option<crate::error::Class> {
+        match kind {
+            Kind::Target => self.reconcile_target(key),
+            Kind::Inventory => self.reconcile_inventory(key).await,
+            _ => self.reconcile_unserved(kind, key),
+        }
+    }
+
+    /// Gives an object a status, if that differs from what it has.
+    ///
+    /// `substance` is the status without what only counts; a difference there is written at once. Numbers alone are
+    /// written when `patience` has passed since the last write (D14).
+    fn report(&mut self, subject: Subject, current: &Value, status: Value, substance: Value, patience: Duration) {
+        if *current == status {
+            self.written.remove(&subject);
+            return;
+        }
+        let now = Instant::now();
+        if let Some(written) = self.written.get(&subject) {
+            let waits = written.substance == substance && now.saturating_duration_since(written.at) < patience;
+            if written.status == status || waits {
+                return;
+            }
+        }
+        self.parts.statuses.put(subject.clone(), status.clone());
+        self.written.insert(subject, Written { status, substance, at: now });
+    }
+
+    /// Queues the objects whose numbers have moved away from their status.
+    fn look(&mut self) {
+        if !self.ready {
+            return;
+        }
+        let store = &self.parts.store;
+        let counts = self.targets.iter_mut().filter(|(key, state)| state.moved(store, key)).map(|(key, _)| key.clone());
+        let moved: Vec<ObjectKey> = counts.collect();
+        let namespaces: BTreeSet<&Namespace> = moved.iter().map(|key| &key.namespace).collect();
+        let inventories: Vec<ObjectKey> =
+            self.inventories.keys().filter(|key| namespaces.contains(&key.namespace)).cloned().collect();
+        self.work.extend(inventories.into_iter().map(|key| (Kind::Inventory, key)));
+        self.work.extend(moved.into_iter().map(|key| (Kind::Target, key)));
+    }
+
+    fn now() -> Time {
+        Time(Timestamp::now())
+    }
+}
+
+fn controller(kind: Kind) -> Option<Controller> {
+    match kind {
+        Kind::Target => Some(Controller::Target),
+        Kind::ClusterTarget => Some(Controller::ClusterTarget),
+        Kind::Inventory => Some(Controller::Inventory),
+        Kind::ClusterInventory => Some(Controller::ClusterInventory),
+        Kind::ConnectionTest => Some(Controller::ConnectionTest),
+        Kind::SnapshotSink => Some(Controller::SnapshotSink),
+        Kind::DatabaseSink => Some(Controller::DatabaseSink),
+        Kind::EventSink => Some(Controller::EventSink),
+        Kind::Profile | Kind::Scope | Kind::ClusterScope => None,
+    }
+}
+
+impl Shelves {
+    /// Tells whether every first list is complete.
+    fn synced(&self) -> bool {
+        self.profiles.synced()
+            && self.targets.synced()
+            && self.inventories.synced()
+            && self.databases.synced()
+            && self.scopes.synced()
+            && self.namespaces_listed
+            && [
+                Kind::ClusterTarget,
+                Kind::ClusterScope,
+                Kind::SnapshotSink,
+                Kind::EventSink,
+                Kind::ClusterInventory,
+                Kind::ConnectionTest,
+            ]
+            .iter()
+            .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+    }
+
+    /// Takes an event of a namespace in; tells whether anything that matters changed.
+    fn take_namespace(
+        &mut self,
+        event: kube::runtime::watcher::Event<kube::api::PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>>,
+    ) -> bool {
+        use kube::runtime::watcher::Event;
+        match event {
+            Event::Init => {
+                self.listing.clear();
+                false
+            }
+            Event::InitApply(namespace) => {
+                let (name, facts) = facts(&namespace.metadata);
+                self.listing.insert(name.clone());
+                self.namespaces.insert(name, facts);
+                false
+            }
+            Event::InitDone => {
+                let listing = std::mem::take(&mut self.listing);
+                self.namespaces.retain(|name, _| listing.contains(name));
+                self.namespaces_listed = true;
+                true
+            }
+            Event::Apply(namespace) => {
+                let (name, facts) = facts(&namespace.metadata);
+                self.namespaces.insert(name, facts.clone()) != Some(facts)
+            }
+            Event::Delete(namespace) => self.namespaces.remove(&facts(&namespace.metadata).0).is_some(),
+        }
+    }
+}
+
+fn facts(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (Namespace, NamespaceFacts) {
+    let labels = meta.labels.clone().unwrap_or_default();
+    let annotation = meta.annotations.as_ref().and_then(|annotations| annotations.get(NAMESPACE_WATCH_ANNOTATION));
+    let consent = Consent::of_namespace(labels.get(WATCH_LABEL).map(String::as_str), annotation.map(String::as_str));
+    (Namespace::new(meta.name.as_deref().unwrap_or_default()), NamespaceFacts { labels, consent })
+}

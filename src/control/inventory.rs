@@ -1,0 +1,659 @@
+//! KollectInventory: which sinks get the rows of a namespace.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use serde_json::Value;
+
+use super::secrets::{Content, Lookup, SHARED_WITH};
+use super::shelf::Object;
+use super::{Control, inventory};
+use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
+use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
+use crate::api::v1alpha1::{
+    Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
+    SecretRef, SinkExport,
+};
+use crate::config::CrossNamespaceSecrets;
+use crate::deliver::{Binding, Report};
+use crate::error::{Class, Classify, chain};
+use crate::export::Scope;
+use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, Namespace, ObjectKey, SinkKey, Uid};
+use crate::sinks::Sink;
+use crate::sinks::postgres::{PostgresConfig, Provisioning, TlsConfig};
+use crate::validate;
+
+/// From so many rows on, splitting an inventory is advised.
+const SHARD_WARNING_ROWS: usize = 1800;
+/// A write that is older than this by the clock of the status is taken over after a restart.
+const REMEMBERED_INTERVAL: Duration = Duration::from_secs(60);
+/// A waiting change is not behind before its interval is over by this.
+const SYNC_GRACE: Duration = Duration::from_secs(30);
+
+/// What is remembered of an inventory between two reconciles.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    bindings: BTreeMap<BindingKey, Bound>,
+    warned: bool,
+}
+
+/// A binding that the delivery stage has been told of.
+#[derive(Debug)]
+struct Bound {
+    revision: String,
+    sink: Arc<dyn Sink>,
+}
+
+/// A reference that cannot be bound, or not yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Obstacle {
+    /// Something is wrong, and this is what to do.
+    Refused(Failing),
+    /// It takes another round: a Secret is being read, or the destination recorded.
+    Wait(&'static str),
+}
+
+/// What is wrong with a binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Failing {
+    reason: &'static str,
+    class: Class,
+    message: String,
+}
+
+impl Obstacle {
+    fn refused(reason: &'static str, message: String) -> Self {
+        Self::Refused(Failing { reason, class: Class::Terminal, message })
+    }
+}
+
+/// One reference of the spec, resolved as far as it goes.
+struct Ref {
+    sink: SinkKey,
+    outcome: Result<(), Obstacle>,
+    interval: Duration,
+}
+
+impl Control {
+    pub(super) async fn reconcile_inventory(&mut self, key: &InventoryKey) -> Option<Class> {
+        let Some(object) = self.shelves.inventories.get(key).cloned() else {
+            if let Some(state) = self.inventories.remove(key) {
+                self.unbind(state.bindings.into_keys()).await;
+            }
+            self.written.remove(&(Kind::Inventory, key.clone()));
+            self.forget_secrets();
+            return None;
+        };
+        let mut state = self.inventories.remove(key).unwrap_or_default();
+        let refs = self.bind_refs(key, &object, &mut state).await;
+        let class = self.report_inventory(key, &object, refs, &mut state);
+        self.inventories.insert(key.clone(), state);
+        class
+    }
+
+    async fn unbind(&self, keys: impl IntoIterator<Item = BindingKey>) {
+        for key in keys {
+            self.parts.deliveries.unbind(key).await;
+        }
+    }
+
+    /// Resolves every reference and binds what can be bound. An inventory that cannot export keeps its rows in the
+    /// sinks, and has a reason instead.
+    async fn bind_refs(
+        &mut self,
+        key: &InventoryKey,
+        object: &Object<KollectInventorySpec>,
+        state: &mut State,
+    ) -> Result<Vec<Ref>, Failing> {
+        let failing = |reason, message: String| Failing { reason, class: Class::Terminal, message };
+        let refused = match &object.spec {
+            Err(error) => Some(failing(reasons::INVALID_SPEC, error.to_string())),
+            Ok(spec) if spec.suspend => Some(failing(
+                reasons::SUSPENDED,
+                "spec.suspend is true: nothing is exported and the rows stay in every sink".to_owned(),
+            )),
+            Ok(_) => self
+                .shelves
+                .scopes
+                .within(&key.namespace)
+                .next()
+                .map(|(scope, _)| failing(reasons::NOT_SERVED, validate::not_served::scope(scope).to_string())),
+        };
+        let spec = match (refused, &object.spec) {
+            (None, Ok(spec)) => spec,
+            (Some(refused), _) => {
+                self.unbind(std::mem::take(&mut state.bindings).into_keys()).await;
+                return Err(refused);
+            }
+            (None, Err(error)) => return Err(failing(reasons::INVALID_SPEC, error.to_string())),
+        };
+        let mut refs = Vec::new();
+        for (family, list) in [
+            (Family::Snapshot, &spec.snapshot_sink_refs),
+            (Family::Database, &spec.database_sink_refs),
+            (Family::Event, &spec.event_sink_refs),
+        ] {
+            for (index, sink) in list.iter().enumerate() {
+                refs.push(self.bind_ref(key, object, spec, (family, index, sink), state).await);
+            }
+        }
+        let named: BTreeSet<&SinkKey> = refs.iter().map(|sink| &sink.sink).collect();
+        let removed: Vec<BindingKey> =
+            state.bindings.keys().filter(|binding| !named.contains(&binding.sink)).cloned().collect();
+        for binding in removed {
+            state.bindings.remove(&binding);
+            self.parts.deliveries.unbind(binding).await;
+        }
+        Ok(refs)
+    }
+
+    async fn bind_ref(
+        &self,
+        key: &InventoryKey,
+        object: &Object<KollectInventorySpec>,
+        spec: &KollectInventorySpec,
+        (family, index, sink): (Family, usize, &InventorySinkRef),
+        state: &mut State,
+    ) -> Ref {
+        let sink_key = SinkKey { family, object: ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str())) };
+        let mut interval = sink.export_min_interval.unwrap_or(spec.export_min_interval).get();
+        let outcome = match family {
+            Family::Snapshot | Family::Event => {
+                let message = format!("spec.{}SinkRefs[{index}]: not in this build", family.as_str());
+                Err(Obstacle::refused(reasons::NOT_SERVED, message))
+            }
+            Family::Database => match self.shelves.databases.get(&sink_key.object) {
+                None => Err(Obstacle::refused(
+                    reasons::SINK_NOT_FOUND,
+                    format!(
+                        "spec.databaseSinkRefs[{index}]: there is no KollectDatabaseSink {:?} in namespace {:?}; \
+                         create it or remove the reference",
+                        sink.name,
+                        key.namespace.as_str()
+                    ),
+                )),
+                Some(database) => {
+                    let own = database.spec.as_ref().ok().and_then(|spec| spec.common.export_min_interval);
+                    interval = sink.export_min_interval.or(own).unwrap_or(spec.export_min_interval).get();
+                    let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
+                    self.bind_database(binding, object, &database.clone(), interval, state).await
+                }
+            },
+        };
+        if let Err(Obstacle::Refused(_)) = &outcome {
+            let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
+            if state.bindings.remove(&binding).is_some() {
+                self.parts.deliveries.unbind(binding).await;
+            }
+        }
+        Ref { sink: sink_key, outcome, interval }
+    }
+
+    async fn bind_database(
+        &self,
+        key: BindingKey,
+        inventory: &Object<KollectInventorySpec>,
+        sink: &Object<KollectDatabaseSinkSpec>,
+        interval: Duration,
+        state: &mut State,
+    ) -> Result<(), Obstacle> {
+        let (config, versions) = self.postgres_config(&key.sink, sink)?;
+        let revision =
+            format!("{}/{}/{}/{}/{versions}", inventory.uid(), inventory.generation(), sink.uid(), sink.generation());
+        if state.bindings.get(&key).is_some_and(|bound| bound.revision == revision) {
+            return Ok(());
+        }
+        let opened = self.parts.registry.postgres(&config).map_err(|error| {
+            Obstacle::Refused(Failing { reason: error.reason(), class: error.class(), message: chain(&error) })
+        })?;
+        // Where rows go is on record before the first one goes there (D7): it can then be found again.
+        let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
+        if !recorded.destinations.iter().any(|there| there.id == opened.destination().id) {
+            let bound = Bound { revision: String::new(), sink: opened };
+            state.bindings.insert(key, bound);
+            return Err(Obstacle::Wait("the destination is being recorded"));
+        }
+        let cluster = sink.spec.as_ref().ok().and_then(|spec| spec.common.cluster.clone()).unwrap_or_default();
+        let scope = Scope {
+            cluster: Cluster::new(cluster.trim()),
+            inventory: key.inventory.clone(),
+            inventory_uid: Uid::new(inventory.uid()),
+        };
+        let idle_for = recorded
+            .sink_exports
+            .iter()
+            .find(|export| export.name == key.sink.to_string())
+            .and_then(|export| export.last_export_time.as_ref())
+            .filter(|_| interval >= REMEMBERED_INTERVAL)
+            .map(|last| Timestamp::now().duration_since(last.0).unsigned_abs());
+        let binding = Binding {
+            key: key.clone(),
+            sink: opened.clone(),
+            scope: Arc::new(scope),
+            interval,
+            generation: inventory.generation(),
+            revision: revision.clone(),
+        };
+        self.parts.deliveries.bind(binding, idle_for).await;
+        state.bindings.insert(key, Bound { revision, sink: opened });
+        Ok(())
+    }
+
+    /// Resolves a Postgres sink with its Secrets; returns the versions of these as well.
+    fn postgres_config(
+        &self,
+        key: &SinkKey,
+        sink: &Object<KollectDatabaseSinkSpec>,
+    ) -> Result<(PostgresConfig, String), Obstacle> {
+        let kind = "KollectDatabaseSink";
+        let name = key.object.name.as_str();
+        let spec = sink
+            .spec
+            .as_ref()
+            .map_err(|error| Obstacle::refused(reasons::INVALID_SPEC, format!("{kind} {name:?}: {error}")))?;
+        if let Some(unserved) = validate::not_served::message(&validate::not_served::database_sink(spec)) {
+            return Err(Obstacle::refused(reasons::NOT_SERVED, format!("{kind} {name:?}: {unserved}")));
+        }
+        let postgres = validate::postgres(spec)
+            .map_err(|errors| Obstacle::refused(reasons::INVALID_SPEC, format!("{kind} {name:?}: {errors}")))?;
+        let mut secrets = SecretReader { control: self, sink: key, versions: Vec::new() };
+        let content = secrets.read("spec.postgres.databaseRef", &postgres.database_ref)?;
+        let keys = ["dsn", "url", "connectionString", "DATABASE_URL"];
+        let dsn = secrets.value("spec.postgres.databaseRef", &postgres.database_ref, &content, &keys)?;
+        let tls = secrets.tls(&postgres.tls)?;
+        let config = PostgresConfig {
+            dsn,
+            schema: postgres.schema,
+            table: postgres.table,
+            state_table: Some(postgres.state_table),
+            provisioning: match postgres.provisioning {
+                ProvisioningMode::Ensure => Provisioning::Ensure,
+                ProvisioningMode::Existing => Provisioning::Existing,
+            },
+            tls,
+            statement_timeout: postgres.statement_timeout,
+            lock_timeout: postgres.lock_timeout,
+        };
+        Ok((config, secrets.versions.join(",")))
+    }
+
+    /// Lets go of Secrets that no sink points at any more.
+    fn forget_secrets(&self) {
+        let mut wanted = BTreeSet::new();
+        for (key, sink) in self.shelves.databases.iter() {
+            let Ok(spec) = &sink.spec else { continue };
+            wanted.extend(secret_refs(spec).map(|secret| secret_key(&key.namespace, secret)));
+        }
+        self.secrets.retain(&wanted);
+    }
+
+    fn report_inventory(
+        &mut self,
+        key: &InventoryKey,
+        object: &Object<KollectInventorySpec>,
+        refs: Result<Vec<Ref>, Failing>,
+        state: &mut inventory::State,
+    ) -> Option<Class> {
+        let table = self.parts.store.existing(&key.namespace);
+        let rows = table.as_ref().map_or(0, |table| table.counts().rows);
+        let whole = table.is_none_or(|table| table.knowledge().whole());
+        self.parts.metrics.inventory_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
+        let before: KollectInventoryStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
+        let now = Self::now();
+        let generation = object.generation();
+        let views: Vec<SinkView> = refs.iter().flatten().map(|sink| self.view(key, sink)).collect();
+        let (mut findings, class) = match &refs {
+            Err(failing) => degraded(failing),
+            Ok(_) => findings(&views, rows, whole),
+        };
+        if rows >= SHARD_WARNING_ROWS {
+            if !std::mem::replace(&mut state.warned, true) {
+                self.parts.metrics.shard_warnings.inc();
+            }
+            findings.push(Finding {
+                type_: types::EXPORT_SHARD_WARNING,
+                status: ConditionStatus::True,
+                reason: reasons::APPROACHING_EXPORT_CAP,
+                message: format!("{rows} rows; from {SHARD_WARNING_ROWS} on, more and smaller inventories are advised"),
+            });
+        } else {
+            state.warned = false;
+        }
+        let sink_exports = match &refs {
+            Err(_) => before.sink_exports.clone(),
+            Ok(_) => views.iter().map(|view| view.export(&before, generation, &now)).collect(),
+        };
+        let last_export_time = sink_exports.iter().filter_map(|export| export.last_export_time.clone()).max();
+        let mut destinations = before.destinations.clone();
+        for (binding, bound) in &state.bindings {
+            let there = bound.sink.destination();
+            if !destinations.iter().any(|known| known.id == there.id) {
+                destinations.push(self.record(binding, &bound.sink, &now));
+            }
+        }
+        let status = KollectInventoryStatus {
+            conditions: merge(&before.conditions, &findings, generation, &now),
+            observed_generation: Some(generation),
+            item_count: i64::try_from(rows).unwrap_or(i64::MAX),
+            last_export_time: last_export_time.or_else(|| before.last_export_time.clone()),
+            sink_exports,
+            destinations,
+        };
+        let substance = substance(&status);
+        let status = serde_json::to_value(&status).unwrap_or_default();
+        let patience = self.parts.config.control.status_min_interval;
+        self.report((Kind::Inventory, key.clone()), &object.status, status, substance, patience);
+        class
+    }
+
+    fn record(&self, key: &BindingKey, sink: &Arc<dyn Sink>, _now: &Time) -> Destination {
+        let cluster = self
+            .shelves
+            .databases
+            .get(&key.sink.object)
+            .and_then(|sink| sink.spec.as_ref().ok()?.common.cluster.clone())
+            .unwrap_or_default();
+        Destination {
+            id: sink.destination().id.clone(),
+            sink: key.sink.to_string(),
+            description: sink.destination().description.clone(),
+            cluster,
+            ..Destination::default()
+        }
+    }
+
+    fn view(&self, key: &InventoryKey, sink: &Ref) -> SinkView {
+        let binding = BindingKey { inventory: key.clone(), sink: sink.sink.clone() };
+        let report = self.parts.deliveries.reports().get(&binding).unwrap_or_default();
+        let state = match &sink.outcome {
+            Err(Obstacle::Refused(failing)) => SinkState::Failing(failing.clone()),
+            Err(Obstacle::Wait(why)) => SinkState::Pending((*why).to_owned()),
+            Ok(()) => match &report.failure {
+                Some(failure) => SinkState::Failing(Failing {
+                    reason: failure.reason,
+                    class: failure.class,
+                    message: failure.message.clone(),
+                }),
+                None if !report.acknowledged => SinkState::Pending("the first list is not complete yet".to_owned()),
+                None if report.debounced && report.lag() <= sink.interval + SYNC_GRACE => SinkState::Debounced,
+                None => SinkState::Exported,
+            },
+        };
+        SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval }
+    }
+}
+
+/// How one sink stands, for the status.
+#[derive(Debug, Clone)]
+struct SinkView {
+    name: String,
+    state: SinkState,
+    report: Report,
+    interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum SinkState {
+    Exported,
+    /// A change waits for the interval.
+    Debounced,
+    /// Nothing has been delivered yet, and nothing is wrong.
+    Pending(String),
+    Failing(Failing),
+}
+
+impl SinkView {
+    fn export(&self, before: &KollectInventoryStatus, generation: i64, now: &Time) -> SinkExport {
+        let old = before.sink_exports.iter().find(|export| export.name == self.name);
+        let interval = crate::api::v1alpha1::Duration::from(self.interval);
+        let (status, reason, message) = match &self.state {
+            SinkState::Exported => (
+                ConditionStatus::True,
+                reasons::EXPORTED,
+                format!("{} row(s), all changes are in the sink", self.report.rows),
+            ),
+            SinkState::Debounced => {
+                (ConditionStatus::True, reasons::DEBOUNCED, format!("a change waits for the interval of {interval}"))
+            }
+            SinkState::Pending(why) => (ConditionStatus::False, reasons::PROGRESSING, why.clone()),
+            SinkState::Failing(failing) => {
+                let reason = match failing.reason {
+                    reasons::NOT_SERVED | reasons::SINK_NOT_FOUND | reasons::CLUSTER_CONFLICT => failing.reason,
+                    _ => reasons::EXPORT_FAILED,
+                };
+                (ConditionStatus::False, reason, failing.message.clone())
+            }
+        };
+        let finding = Finding { type_: types::SYNCED, status, reason, message };
+        let conditions = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
+        let last_write = self.report.last_write.map(Time);
+        let lag = Duration::from_secs(self.report.lag().as_secs());
+        let behind = !matches!(self.state, SinkState::Exported | SinkState::Debounced) && !lag.is_zero();
+        SinkExport {
+            name: self.name.clone(),
+            namespace: String::new(),
+            last_export_time: last_write.or_else(|| old.and_then(|old| old.last_export_time.clone())),
+            last_checksum: self
+                .report
+                .checksum
+                .map(|digest| digest.to_string())
+                .or_else(|| old.map(|old| old.last_checksum.clone()))
+                .unwrap_or_default(),
+            lag: behind.then(|| lag.into()),
+            next_due: self.report.next_due.map(Time),
+            conditions: merge(conditions, &[finding], generation, now),
+        }
+    }
+}
+
+/// Decides the conditions of an inventory that may export, and the class of what is wrong.
+fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Finding>, Option<Class>) {
+    let finding = |type_, status, reason, message: &str| Finding { type_, status, reason, message: message.to_owned() };
+    let failing: Vec<(&str, &Failing)> = views
+        .iter()
+        .filter_map(|view| match &view.state {
+            SinkState::Failing(failing) => Some((view.name.as_str(), failing)),
+            _ => None,
+        })
+        .collect();
+    let pending: Vec<&SinkView> = views.iter().filter(|view| matches!(view.state, SinkState::Pending(_))).collect();
+    let good = views.len() - failing.len() - pending.len();
+    let terminal = failing.iter().all(|(_, failing)| failing.class != Class::Transient);
+    let messages: Vec<String> = failing.iter().map(|(name, failing)| format!("{name}: {}", failing.message)).collect();
+    let message = messages.join("; ");
+    let not_served = failing.iter().find(|(_, failing)| failing.reason == reasons::NOT_SERVED);
+    let unfinished = if whole { "" } else { "; parts of the targets are not listed yet" };
+
+    let mut found = Vec::new();
+    if views.is_empty() {
+        let nothing = "spec names no sink";
+        found.push(finding(types::READY, ConditionStatus::True, reasons::NO_EXPORT, nothing));
+        found.push(finding(types::SYNCED, ConditionStatus::True, reasons::NO_EXPORT, nothing));
+        found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::NO_SINKS_CONFIGURED, nothing));
+        return (found, None);
+    }
+    if failing.is_empty() && pending.is_empty() {
+        let exported = format!("exported {rows} item(s) across {good} sink(s){unfinished}");
+        let waits = views.iter().any(|view| view.state == SinkState::Debounced);
+        found.push(finding(types::READY, ConditionStatus::True, reasons::EXPORTED, &exported));
+        let synced = if waits {
+            finding(types::SYNCED, ConditionStatus::True, reasons::DEBOUNCED, "a change waits for its interval")
+        } else {
+            let message = format!("exported to {good} sink(s)");
+            finding(types::SYNCED, ConditionStatus::True, reasons::EXPORTED, &message)
+        };
+        found.push(synced);
+        let reachable = "the last delivery to every sink succeeded";
+        found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::EXPORT_SUCCEEDED, reachable));
+        return (found, None);
+    }
+    if failing.is_empty() {
+        let why = match &pending.first().map(|view| &view.state) {
+            Some(SinkState::Pending(why)) => why.as_str(),
+            _ => "",
+        };
+        let message = format!("{} of {} sink(s) have had no delivery yet: {why}", pending.len(), views.len());
+        found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PROGRESSING, &message));
+        return (found, None);
+    }
+    if good > 0 {
+        let ready = format!("exported {rows} item(s) across {good} of {} sink(s){unfinished}", views.len());
+        found.push(finding(types::READY, ConditionStatus::True, reasons::PARTIALLY_SYNCED, &ready));
+        found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PARTIALLY_SYNCED, &message));
+        if not_served.is_some() {
+            found.push(finding(types::DEGRADED, ConditionStatus::True, reasons::NOT_SERVED, &message));
+        }
+    } else {
+        let reason = match failing.as_slice() {
+            [(_, only)] if keeps_its_reason(only.reason) => only.reason,
+            _ if not_served.is_some() => reasons::NOT_SERVED,
+            _ if terminal => reasons::EXPORT_TERMINAL,
+            _ => reasons::PROGRESSING,
+        };
+        found.push(finding(types::DEGRADED, ConditionStatus::True, reason, &message));
+        found.push(finding(types::SYNCED, ConditionStatus::False, reason, &message));
+    }
+    let reason = if failing.iter().any(|(_, failing)| failing.reason == reasons::SINK_NOT_FOUND) {
+        reasons::SINK_NOT_FOUND
+    } else if terminal {
+        reasons::EXPORT_TERMINAL
+    } else {
+        reasons::EXPORT_FAILED
+    };
+    found.push(finding(types::SINK_REACHABLE, ConditionStatus::False, reason, &message));
+    let class = if terminal { Class::Terminal } else { Class::Transient };
+    (found, Some(class))
+}
+
+/// Tells whether a reason says more than "the export failed".
+fn keeps_its_reason(reason: &str) -> bool {
+    [
+        reasons::NOT_SERVED,
+        reasons::SINK_NOT_FOUND,
+        reasons::SECRET_RESOLVE_FAILED,
+        reasons::INVALID_SPEC,
+        reasons::CLUSTER_CONFLICT,
+        reasons::PAYLOAD_TOO_LARGE,
+    ]
+    .contains(&reason)
+}
+
+/// The conditions of an inventory that may not export at all.
+fn degraded(failing: &Failing) -> (Vec<Finding>, Option<Class>) {
+    let finding = |type_, status| Finding { type_, status, reason: failing.reason, message: failing.message.clone() };
+    let findings =
+        vec![finding(types::DEGRADED, ConditionStatus::True), finding(types::SYNCED, ConditionStatus::False)];
+    (findings, (failing.reason != reasons::SUSPENDED).then_some(failing.class))
+}
+
+/// Returns the status without what only counts.
+fn substance(status: &KollectInventoryStatus) -> Value {
+    let mut status = status.clone();
+    status.item_count = 0;
+    status.last_export_time = None;
+    for export in &mut status.sink_exports {
+        export.last_export_time = None;
+        export.last_checksum = String::new();
+        export.lag = None;
+        export.next_due = None;
+        quiet(&mut export.conditions);
+    }
+    quiet(&mut status.conditions);
+    serde_json::to_value(&status).unwrap_or_default()
+}
+
+/// Takes the counting messages out, and does not tell a waiting change from a delivered one: that is no event.
+fn quiet(conditions: &mut [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) {
+    for condition in conditions {
+        if [reasons::EXPORTED, reasons::DEBOUNCED, reasons::APPROACHING_EXPORT_CAP].contains(&condition.reason.as_str())
+        {
+            condition.message.clear();
+            reasons::EXPORTED.clone_into(&mut condition.reason);
+        }
+    }
+}
+
+/// Reads the Secrets of one sink, and notes their versions.
+struct SecretReader<'a> {
+    control: &'a Control,
+    sink: &'a SinkKey,
+    versions: Vec<String>,
+}
+
+impl SecretReader<'_> {
+    fn failed(&self, field: &str, what: String) -> Obstacle {
+        let message = format!("KollectDatabaseSink {:?}: {field}: {what}", self.sink.object.name.as_str());
+        Obstacle::refused(reasons::SECRET_RESOLVE_FAILED, message)
+    }
+
+    fn read(&mut self, field: &str, secret: &SecretRef) -> Result<Arc<Content>, Obstacle> {
+        let own = &self.sink.object.namespace;
+        let key = secret_key(own, secret);
+        match self.control.secrets.get(&key) {
+            Lookup::Pending => Err(Obstacle::Wait("a Secret is being read")),
+            Lookup::Missing => Err(self.failed(field, format!("there is no Secret {key}; create it"))),
+            Lookup::Failed(error) => Err(self.failed(field, format!("failed to read Secret {key}: {error}"))),
+            Lookup::Found(content) => {
+                let any = self.control.parts.config.network.cross_namespace_secrets == CrossNamespaceSecrets::Any;
+                if key.namespace != *own && !any && !content.shared_with(own) {
+                    let what = format!(
+                        "Secret {key} is not shared with namespace {:?}; annotate it with {SHARED_WITH}: {:?}",
+                        own.as_str(),
+                        own.as_str()
+                    );
+                    return Err(self.failed(field, what));
+                }
+                self.versions.push(content.version.clone());
+                Ok(content)
+            }
+        }
+    }
+
+    fn value(
+        &self,
+        field: &str,
+        secret: &SecretRef,
+        content: &Content,
+        keys: &[&str],
+    ) -> Result<crate::secret::Secret, Obstacle> {
+        content.first(keys).ok_or_else(|| {
+            let what = format!("Secret {:?} has none of the keys {}", secret.name, keys.join(", "));
+            self.failed(field, what)
+        })
+    }
+
+    fn tls(&mut self, tls: &Tls) -> Result<TlsConfig, Obstacle> {
+        let mut config = TlsConfig { insecure_skip_verify: tls.insecure_skip_verify, ..TlsConfig::default() };
+        if let Some(bundle) = &tls.ca_bundle {
+            config.ca_pem = Some(bundle.0.clone());
+        } else if let Some(secret) = &tls.ca_secret_ref {
+            let content = self.read("spec.tls.caSecretRef", secret)?;
+            let keys = ["tls.crt", "ca.crt", "ca.pem"];
+            let pem = self.value("spec.tls.caSecretRef", secret, &content, &keys)?;
+            config.ca_pem = Some(pem.expose().as_bytes().to_vec());
+        }
+        if let Some(secret) = &tls.client_secret_ref {
+            let content = self.read("spec.tls.clientSecretRef", secret)?;
+            let certificate = self.value("spec.tls.clientSecretRef", secret, &content, &["tls.crt"])?;
+            config.client_cert_pem = Some(certificate.expose().as_bytes().to_vec());
+            config.client_key_pem = Some(self.value("spec.tls.clientSecretRef", secret, &content, &["tls.key"])?);
+        }
+        Ok(config)
+    }
+}
+
+fn secret_key(own: &Namespace, secret: &SecretRef) -> ObjectKey {
+    let namespace =
+        if secret.namespace.trim().is_empty() { own.clone() } else { Namespace::new(secret.namespace.trim()) };
+    ObjectKey::new(namespace, Name::new(secret.name.as_str()))
+}
+
+/// Returns every Secret that a sink points at.
+fn secret_refs(spec: &KollectDatabaseSinkSpec) -> impl Iterator<Item = &SecretRef> {
+    let tls = spec.common.tls.iter();
+    let own = spec.postgres.iter().map(|postgres| &postgres.database_ref);
+    own.chain(tls.flat_map(|tls| tls.ca_secret_ref.iter().chain(tls.client_secret_ref.iter())))
+}

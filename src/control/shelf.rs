@@ -1,0 +1,184 @@
+//! Our own objects as the API server has them: one shelf for each kind, filled by a watch.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{Api, DynamicObject, PartialObjectMeta};
+use kube::runtime::WatchStreamExt;
+use kube::runtime::watcher::{self, Event};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::sync::mpsc;
+
+use crate::api::v1alpha1::Kind;
+use crate::model::{Name, Namespace, ObjectKey};
+
+/// An object with its spec, or why the spec cannot be read.
+#[derive(Debug)]
+pub(super) struct Object<S> {
+    pub(super) meta: ObjectMeta,
+    pub(super) spec: Result<S, SpecError>,
+    pub(super) status: Value,
+}
+
+/// A spec that does not decode. The text names the field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("spec.{path}: {message}; correct the field and apply the object again")]
+pub(super) struct SpecError {
+    pub(super) path: String,
+    pub(super) message: String,
+}
+
+impl<S> Object<S> {
+    pub(super) fn generation(&self) -> i64 {
+        self.meta.generation.unwrap_or_default()
+    }
+
+    pub(super) fn uid(&self) -> &str {
+        self.meta.uid.as_deref().unwrap_or_default()
+    }
+}
+
+impl<S: DeserializeOwned> Object<S> {
+    fn read(object: DynamicObject) -> (ObjectKey, Self) {
+        let DynamicObject { metadata, mut data, .. } = object;
+        let key = key_of(&metadata);
+        let status = data.get_mut("status").map(Value::take).unwrap_or_default();
+        let spec = data.get_mut("spec").map_or_else(|| Value::Object(serde_json::Map::new()), Value::take);
+        let spec = serde_path_to_error::deserialize(spec)
+            .map_err(|error| SpecError { path: error.path().to_string(), message: error.inner().to_string() });
+        (key, Self { meta: metadata, spec, status })
+    }
+}
+
+/// Returns namespace and name; the namespace of a cluster-scoped object is empty.
+pub(super) fn key_of(meta: &ObjectMeta) -> ObjectKey {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    ObjectKey::new(Namespace::new(text(&meta.namespace)), Name::new(text(&meta.name)))
+}
+
+/// All objects of one kind.
+#[derive(Debug)]
+pub(super) struct Shelf<S> {
+    objects: BTreeMap<ObjectKey, Arc<Object<S>>>,
+    /// Objects of a list that is under way.
+    listing: BTreeSet<ObjectKey>,
+    synced: bool,
+}
+
+impl<S> Default for Shelf<S> {
+    fn default() -> Self {
+        Self { objects: BTreeMap::new(), listing: BTreeSet::new(), synced: false }
+    }
+}
+
+impl<S> Shelf<S> {
+    pub(super) fn get(&self, key: &ObjectKey) -> Option<&Arc<Object<S>>> {
+        self.objects.get(key)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&ObjectKey, &Arc<Object<S>>)> {
+        self.objects.iter()
+    }
+
+    /// Returns the objects of one namespace.
+    pub(super) fn within<'a>(
+        &'a self,
+        namespace: &'a Namespace,
+    ) -> impl Iterator<Item = (&'a ObjectKey, &'a Arc<Object<S>>)> {
+        let first = ObjectKey::new(namespace.clone(), Name::new(""));
+        self.objects.range(first..).take_while(move |(key, _)| key.namespace == *namespace)
+    }
+
+    /// Tells whether a first list is complete.
+    pub(super) fn synced(&self) -> bool {
+        self.synced
+    }
+}
+
+impl<S: DeserializeOwned> Shelf<S> {
+    /// Takes an event in; returns the keys that it concerns.
+    pub(super) fn take(&mut self, event: Event<DynamicObject>) -> BTreeSet<ObjectKey> {
+        match event {
+            Event::Init => {
+                self.listing.clear();
+                BTreeSet::new()
+            }
+            Event::InitApply(object) => {
+                let key = self.put(object);
+                self.listing.insert(key.clone());
+                BTreeSet::from([key])
+            }
+            Event::InitDone => {
+                self.synced = true;
+                let listing = std::mem::take(&mut self.listing);
+                let gone: BTreeSet<ObjectKey> =
+                    self.objects.keys().filter(|key| !listing.contains(*key)).cloned().collect();
+                self.objects.retain(|key, _| listing.contains(key));
+                gone
+            }
+            Event::Apply(object) => BTreeSet::from([self.put(object)]),
+            Event::Delete(object) => {
+                let key = key_of(&object.metadata);
+                self.objects.remove(&key);
+                BTreeSet::from([key])
+            }
+        }
+    }
+
+    fn put(&mut self, object: DynamicObject) -> ObjectKey {
+        let (key, object) = Object::read(object);
+        self.objects.insert(key.clone(), Arc::new(object));
+        key
+    }
+}
+
+/// What a watch of our own objects, or of namespaces, delivers.
+#[derive(Debug)]
+pub(super) enum Notice {
+    /// Of one of our kinds.
+    Object(Kind, Event<DynamicObject>),
+    /// Of a namespace.
+    Namespace(Event<PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>>),
+}
+
+/// Watches one of our kinds for ever. Failures are logged once and tried again with backoff.
+pub(super) async fn watch_kind(client: kube::Client, kind: Kind, notices: mpsc::Sender<Notice>) {
+    let api: Api<DynamicObject> = Api::all_with(client, &kind.resource());
+    let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    forward(stream, kind.as_str(), notices, |event| Notice::Object(kind, event)).await;
+}
+
+/// Watches labels and annotations of all namespaces for ever.
+pub(super) async fn watch_namespaces(client: kube::Client, notices: mpsc::Sender<Notice>) {
+    let api: Api<PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>> = Api::all(client);
+    let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    forward(stream, "Namespace", notices, Notice::Namespace).await;
+}
+
+async fn forward<T>(
+    stream: impl futures::Stream<Item = Result<T, watcher::Error>>,
+    kind: &str,
+    notices: mpsc::Sender<Notice>,
+    notice: impl Fn(T) -> Notice,
+) {
+    let mut stream = std::pin::pin!(stream);
+    let mut failing = false;
+    while let Some(event) = stream.next().await {
+        match event {
+            Ok(event) => {
+                failing = false;
+                if notices.send(notice(event)).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(kind, error = crate::error::chain(&error), "watch failed, trying again");
+            }
+            Err(_) => {}
+        }
+    }
+}

@@ -1,0 +1,425 @@
+//! KollectTarget: what to collect, where.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use super::shelf::Object;
+use super::{Control, Shelves};
+use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
+use crate::api::v1alpha1::{Kind, KollectProfileSpec, KollectTargetSpec, KollectTargetStatus};
+use crate::error::Class;
+use crate::expr::{CompileReason, Shape};
+use crate::extract::{Attribute, Extractor};
+use crate::model::{Gvk, Name, Namespace, ObjectKey, Origin, TargetKey};
+use crate::store::{Coverage, Store, TargetCounts};
+use crate::validate::not_served::NotServed;
+use crate::validate::{self, NamespaceFilter, ValidatedTarget};
+use crate::watch::{Consent, Filter, Interest, Problem, Program, Resource, Scope};
+
+/// How long a profile may be gone before its rows are taken for deliberately removed (D4).
+const PROFILE_GRACE: Duration = Duration::from_secs(300);
+/// So many names are spelled out in a message.
+const NAMED: usize = 5;
+
+/// What is remembered of a target between two reconciles.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    compiled: Option<Compiled>,
+    profile_gone: Option<Instant>,
+    interest: Option<Interest>,
+    /// What the status was made of.
+    reported: TargetCounts,
+}
+
+impl State {
+    /// Tells whether the store has other numbers than the status; only knowledge and failures are compared at once.
+    pub(super) fn moved(&self, store: &Store, key: &TargetKey) -> bool {
+        let table = store.existing(&key.namespace);
+        let counts = table.map(|table| table.target_counts(&key.name)).unwrap_or_default();
+        counts != self.reported
+            || self.profile_gone.is_some_and(|since| since.elapsed() >= PROFILE_GRACE && self.interest.is_some())
+    }
+}
+
+/// A program, and what it was made from.
+#[derive(Debug)]
+struct Compiled {
+    profile: (String, i64),
+    filter: Filter,
+    program: Arc<Program>,
+}
+
+/// Why a target does not collect.
+#[derive(Debug, PartialEq, Eq)]
+struct Refusal {
+    reason: &'static str,
+    message: String,
+    rows: Rows,
+}
+
+/// What happens to the rows of a target that does not collect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rows {
+    /// They stay, here and in the sinks: it is not known what they should be.
+    Stay,
+    /// They go, here and in the sinks: that is what the user asked for.
+    Go,
+}
+
+impl Refusal {
+    fn new(reason: &'static str, message: impl Into<String>, rows: Rows) -> Self {
+        Self { reason, message: message.into(), rows }
+    }
+}
+
+/// A target of which everything is known.
+struct Resolved {
+    gvk: Gvk,
+    resource: Resource,
+    program: Arc<Program>,
+    matched: BTreeMap<Namespace, Consent>,
+}
+
+impl Control {
+    pub(super) fn reconcile_target(&mut self, key: &TargetKey) -> Option<Class> {
+        let Some(object) = self.shelves.targets.get(key).cloned() else {
+            self.parts.watch.remove(key);
+            self.parts.store.unregister(&key.namespace, &key.name);
+            self.targets.remove(key);
+            self.written.remove(&(Kind::Target, key.clone()));
+            return None;
+        };
+        let mut state = self.targets.remove(key).unwrap_or_default();
+        let resolved = self.resolve_target(key, &object, &mut state);
+        let namespaces = resolved.as_ref().map(|resolved| resolved.matched.clone()).unwrap_or_default();
+        let outcome = resolved.map(|resolved| self.collect(key, resolved, &mut state));
+        if let Err(refusal) = &outcome {
+            self.stop(key, refusal.rows, &mut state);
+        }
+        let class = self.report_target(key, &object, outcome.err(), &namespaces, &mut state);
+        self.targets.insert(key.clone(), state);
+        class
+    }
+
+    fn resolve_target(
+        &self,
+        key: &TargetKey,
+        object: &Object<KollectTargetSpec>,
+        state: &mut State,
+    ) -> Result<Resolved, Refusal> {
+        let invalid = |message: String| Refusal::new(reasons::INVALID_SPEC, message, Rows::Stay);
+        let spec = object.spec.as_ref().map_err(|error| invalid(error.to_string()))?;
+        if spec.suspend {
+            let message = "spec.suspend is true: nothing is collected and the rows are removed";
+            return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
+        }
+        served(&validate::not_served::target(spec))?;
+        if let Some((scope, _)) = self.shelves.scopes.within(&key.namespace).next() {
+            served(&[validate::not_served::scope(scope)])?;
+        }
+        let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
+        let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
+        let Some(profile) = self.shelves.profiles.get(&profile_key) else {
+            let since = *state.profile_gone.get_or_insert_with(Instant::now);
+            let rows = if since.elapsed() < PROFILE_GRACE { Rows::Stay } else { Rows::Go };
+            let message = format!(
+                "spec.profileRef: there is no KollectProfile {:?} in namespace {:?}; create it or name another",
+                spec.profile_ref,
+                key.namespace.as_str()
+            );
+            return Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows));
+        };
+        state.profile_gone = None;
+        let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, state)?;
+        let Some(resource) = self.discovery.resource(&gvk) else {
+            let message = format!(
+                "spec.targetGVK of KollectProfile {:?}: the API server has no {} to list; check group, version and \
+                 kind, or install its CustomResourceDefinition",
+                spec.profile_ref,
+                in_words(&gvk)
+            );
+            return Err(Refusal::new(reasons::KIND_NOT_FOUND, message, Rows::Stay));
+        };
+        let matched = match resource.scope {
+            Scope::Namespaced => self.matched(target.namespaces()),
+            Scope::Cluster => BTreeMap::new(),
+        };
+        Ok(Resolved { gvk, resource: resource.clone(), program, matched })
+    }
+
+    /// Returns the program of profile and filter; the same one as long as neither changes.
+    fn compile(
+        &self,
+        name: &str,
+        profile: &Object<KollectProfileSpec>,
+        target: &ValidatedTarget,
+        state: &mut State,
+    ) -> Result<(Gvk, Arc<Program>), Refusal> {
+        let invalid = |message: String| {
+            Refusal::new(reasons::PROFILE_INVALID, format!("KollectProfile {name:?}: {message}"), Rows::Stay)
+        };
+        let spec = profile.spec.as_ref().map_err(|error| invalid(error.to_string()))?;
+        served(&validate::not_served::profile(spec)).map_err(|refusal| Refusal {
+            message: format!("KollectProfile {name:?}: {}", refusal.message),
+            ..refusal
+        })?;
+        let validated = validate::profile(spec).map_err(|errors| invalid(errors.to_string()))?;
+        let filter =
+            Filter { names: target.names().clone(), labels: target.labels().clone(), mode: target.watch_mode() };
+        let version = (profile.uid().to_owned(), profile.generation());
+        if let Some(compiled) = &state.compiled
+            && compiled.profile == version
+            && compiled.filter == filter
+        {
+            return Ok((validated.gvk().clone(), compiled.program.clone()));
+        }
+        let attributes: Vec<Attribute> = validated
+            .attributes()
+            .iter()
+            .map(|attribute| Attribute {
+                name: attribute.name.clone(),
+                path: attribute.path.clone(),
+                shape: if attribute.type_.as_deref() == Some("list") { Shape::List } else { Shape::Any },
+                optional: attribute.optional,
+            })
+            .collect();
+        let extractor =
+            Extractor::compile(&attributes, &self.parts.config.collection.scrub_keys).map_err(|errors| {
+                let not_served = errors.iter().any(|error| error.reason == CompileReason::NotServed);
+                let lines: Vec<String> =
+                    errors.iter().map(|error| format!("spec.attributes[{}].path: {error}", error.index)).collect();
+                let message = format!("KollectProfile {name:?}: {}", lines.join("; "));
+                let reason = if not_served { reasons::NOT_SERVED } else { reasons::PROFILE_INVALID };
+                Refusal::new(reason, message, Rows::Stay)
+            })?;
+        let program = Arc::new(Program { filter: filter.clone(), extractor });
+        state.compiled = Some(Compiled { profile: version, filter, program: program.clone() });
+        Ok((validated.gvk().clone(), program))
+    }
+
+    /// Returns the namespaces of the cluster that a target asks for, with what each says about being watched.
+    fn matched(&self, filter: &NamespaceFilter) -> BTreeMap<Namespace, Consent> {
+        let defaults = &self.parts.config.collection;
+        let set = |names: &[String]| names.iter().map(|name| Namespace::new(name.as_str())).collect();
+        let (included, excluded) =
+            (set(&defaults.default_included_namespaces), set(&defaults.default_excluded_namespaces));
+        let filter = filter.clone().with_defaults(&included, &excluded);
+        let all = self.shelves.namespaces.iter();
+        let matching = all.filter(|(name, facts)| filter.matches(name, &facts.labels));
+        matching.map(|(name, facts)| (name.clone(), facts.consent)).collect()
+    }
+
+    /// Tells store and streams what the target wants.
+    fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
+        let Resolved { gvk, resource, program, matched } = resolved;
+        let target = self.parts.store.register(Origin { target: key.clone(), gvk });
+        target.cover(match resource.scope {
+            Scope::Namespaced => Coverage::Namespaces(Arc::new(matched.keys().cloned().collect())),
+            Scope::Cluster => Coverage::Cluster,
+        });
+        let interest = Interest { target, resource: Arc::new(resource), program, namespaces: Arc::new(matched) };
+        self.parts.watch.set(interest.clone());
+        state.interest = Some(interest);
+    }
+
+    fn stop(&self, key: &TargetKey, rows: Rows, state: &mut State) {
+        self.parts.watch.remove(key);
+        match rows {
+            Rows::Go => self.parts.store.unregister(&key.namespace, &key.name),
+            Rows::Stay => match state.interest.take() {
+                Some(interest) => interest.target.cover(Coverage::Unresolved),
+                // Registered all the same: a target that is there but not understood is not a deleted one.
+                None => {
+                    let gvk = Gvk { group: "".into(), version: "".into(), kind: "".into() };
+                    let table = self.parts.store.existing(&key.namespace);
+                    if table.is_none_or(|table| !table.has(&key.name)) {
+                        self.parts.store.register(Origin { target: key.clone(), gvk });
+                    }
+                }
+            },
+        }
+        state.interest = None;
+    }
+
+    fn report_target(
+        &mut self,
+        key: &TargetKey,
+        object: &Object<KollectTargetSpec>,
+        refusal: Option<Refusal>,
+        namespaces: &BTreeMap<Namespace, Consent>,
+        state: &mut State,
+    ) -> Option<Class> {
+        let table = self.parts.store.existing(&key.namespace);
+        let counts = table.map(|table| table.target_counts(&key.name)).unwrap_or_default();
+        let problems = state.interest.as_ref().map(|interest| self.parts.watch.problems(interest)).unwrap_or_default();
+        let before: KollectTargetStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
+        let sinks = sinks_of(&self.shelves, key);
+        let view = View { counts: &counts, problems: &problems, refusal: refusal.as_ref(), sinks };
+        let (findings, class) = findings(object, &view);
+        let now = Self::now();
+        let ready = class.is_none();
+        let collected = if refusal.is_some() { before.collected_count } else { i64::try_from(counts.rows).ok() };
+        let moved = collected != before.collected_count;
+        let names = || namespaces.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let status = KollectTargetStatus {
+            conditions: merge(&before.conditions, &findings, object.generation(), &now),
+            observed_generation: if ready { Some(object.generation()) } else { before.observed_generation },
+            extraction_failures: i64::try_from(counts.failing).unwrap_or(i64::MAX),
+            last_extraction_error: counts.last_failure.as_deref().unwrap_or_default().to_owned(),
+            collected_count: collected,
+            collected_count_updated_at: if moved { Some(now) } else { before.collected_count_updated_at.clone() },
+            matched_namespaces: names(),
+            effective_namespaces: names(),
+            active_resource_rules: 0,
+        };
+        let substance = substance(&status, &counts);
+        let status = serde_json::to_value(&status).unwrap_or_default();
+        state.reported = counts;
+        let patience = self.parts.config.control.count_resync;
+        self.report((Kind::Target, key.clone()), &object.status, status, substance, patience);
+        class
+    }
+}
+
+/// What a status is made from.
+struct View<'a> {
+    counts: &'a TargetCounts,
+    problems: &'a BTreeMap<Namespace, Problem>,
+    refusal: Option<&'a Refusal>,
+    sinks: Sinks,
+}
+
+/// What the inventories of the namespace say of their sinks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Sinks {
+    /// No inventory names one.
+    None,
+    /// All are there.
+    Present,
+    /// This one is not.
+    Missing(String),
+}
+
+fn sinks_of(shelves: &Shelves, key: &TargetKey) -> Sinks {
+    let mut found = Sinks::None;
+    for (_, inventory) in shelves.inventories.within(&key.namespace) {
+        let Ok(spec) = &inventory.spec else { continue };
+        for sink in &spec.database_sink_refs {
+            let sink_key = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
+            if shelves.databases.get(&sink_key).is_none() {
+                return Sinks::Missing(format!("KollectDatabaseSink {:?}", sink.name));
+            }
+            found = Sinks::Present;
+        }
+    }
+    found
+}
+
+/// Decides the conditions, and the class of what is wrong.
+fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding>, Option<Class>) {
+    let finding = |type_, status, reason, message: &str| Finding { type_, status, reason, message: message.to_owned() };
+    let (counts, problems) = (view.counts, view.problems);
+    let degraded = if let Some(refusal) = view.refusal {
+        Some((refusal.reason, refusal.message.clone(), Class::Terminal))
+    } else if counts.failing > 0 {
+        let last = counts.last_failure.as_deref().unwrap_or_default();
+        let message = format!("{} resource(s) failed attribute extraction: {last}", counts.failing);
+        Some((reasons::EXTRACTION_FAILED, message, Class::Terminal))
+    } else if let Some((namespace, problem)) = problems.iter().find(|(_, problem)| problem.code != Some(403)) {
+        let place =
+            if namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", namespace.as_str()) };
+        let message = format!("failed to list or watch{place}: {}", problem.message);
+        Some((reasons::INFORMER_REGISTRATION_FAILED, message, Class::Transient))
+    } else if let Sinks::Missing(sink) = &view.sinks {
+        let message = format!("{sink}, which an inventory of this namespace names, does not exist; rows are collected");
+        Some((reasons::SINK_NOT_FOUND, message, Class::Terminal))
+    } else {
+        None
+    };
+    if let Some((reason, message, class)) = degraded {
+        let findings = vec![
+            finding(types::DEGRADED, ConditionStatus::True, reason, &message),
+            finding(types::SINK_REACHABLE, ConditionStatus::False, reason, &message),
+        ];
+        return (findings, Some(class));
+    }
+    let profile = object.spec.as_ref().map(|spec| spec.profile_ref.as_str()).unwrap_or_default();
+    let mut ready = format!("profileRef {profile:?} resolved; collecting {} resource(s)", counts.rows);
+    if !counts.whole {
+        ready.push_str("; first list under way");
+        if !counts.unknown.is_empty() {
+            ready.push_str(" in ");
+            ready.push_str(&some(counts.unknown.iter()));
+        }
+    }
+    if counts.sanitized > 0 {
+        ready.push_str("; U+0000 replaced by U+FFFD in ");
+        ready.push_str(&counts.sanitized.to_string());
+        ready.push_str(" of them");
+    }
+    let synced = if problems.is_empty() {
+        finding(types::SYNCED, ConditionStatus::True, reasons::COLLECTING, &ready)
+    } else {
+        let denied = some(problems.keys().filter(|namespace| !namespace.is_empty()));
+        let place = if denied.is_empty() { "the cluster".to_owned() } else { denied };
+        let message = format!(
+            "may not list in {place}; rows from there stay as they are. Grant list and watch to the operator: {}",
+            problems.values().next().map(|problem| problem.message.as_str()).unwrap_or_default()
+        );
+        finding(types::SYNCED, ConditionStatus::True, reasons::SCOPE_FORBIDDEN, &message)
+    };
+    let (reason, message) = match view.sinks {
+        Sinks::None => (reasons::NO_SINKS_IN_NAMESPACE, "no inventory of this namespace names a sink"),
+        _ => (reasons::SINKS_REACHABLE, "every sink that an inventory of this namespace names exists"),
+    };
+    let sinks = finding(types::SINK_REACHABLE, ConditionStatus::True, reason, message);
+    (vec![finding(types::READY, ConditionStatus::True, reasons::COLLECTING, &ready), synced, sinks], None)
+}
+
+/// Returns the status without what only counts.
+fn substance(status: &KollectTargetStatus, counts: &TargetCounts) -> Value {
+    let mut status = status.clone();
+    status.collected_count = None;
+    status.collected_count_updated_at = None;
+    for condition in &mut status.conditions {
+        if condition.reason == reasons::COLLECTING {
+            condition.message = format!("{} {}", counts.whole, counts.unknown.len());
+        }
+    }
+    serde_json::to_value(&status).unwrap_or_default()
+}
+
+/// Names the first few and counts the rest.
+fn some<'a>(names: impl Iterator<Item = &'a Namespace>) -> String {
+    let names: Vec<&str> = names.map(Namespace::as_str).collect();
+    let (first, rest) = names.split_at(names.len().min(NAMED));
+    let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+    format!("{}{more}", first.join(", "))
+}
+
+fn in_words(gvk: &Gvk) -> String {
+    let group = if gvk.group.is_empty() { "the core group" } else { &gvk.group };
+    format!("{} in {group}/{}", gvk.kind, gvk.version)
+}
+
+/// Refuses what this build does not do.
+fn served(unserved: &[NotServed]) -> Result<(), Refusal> {
+    validate::not_served::message(unserved)
+        .map_or(Ok(()), |message| Err(Refusal::new(reasons::NOT_SERVED, message, Rows::Stay)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_of_namespaces_are_cut_in_messages() {
+        let names: Vec<Namespace> = (0..7).map(|index| Namespace::new(format!("n{index}"))).collect();
+        assert_eq!(some(names.iter()), "n0, n1, n2, n3, n4 and 2 more");
+        assert_eq!(some(names[..2].iter()), "n0, n1");
+    }
+}

@@ -1,0 +1,250 @@
+//! The task tree: what is started, who waits for whom, and the order of the end.
+//!
+//! ```text
+//!   control ──► watch ──► (store) ──► deliver ──► sinks
+//!      ▲                                 │
+//!      └────────── reports ──────────────┘          status writer, health and metrics servers beside them
+//! ```
+//!
+//! The end goes the other way: control and watch stop at once, deliveries in flight get 30 s, then what is left of the
+//! statuses is written, the connections are closed, and last of all the servers stop answering.
+
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Namespace;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cli::version;
+use crate::config::{ApiAccess, Config, Permission, Servers};
+use crate::control::{Control, Parts};
+use crate::deliver::Deliverer;
+use crate::error::chain;
+use crate::http::health::Readiness;
+use crate::http::{self, HttpError, Server};
+use crate::metrics::Metrics;
+use crate::schedule::Limits;
+use crate::schedule::backoff::Backoff;
+use crate::sinks::Registry;
+use crate::sinks::netguard::Guard;
+use crate::sinks::postgres::{PostgresPools, Writer};
+use crate::status::StatusWriter;
+use crate::store::Store;
+use crate::watch::{Bounds, Settings, WatchSet};
+
+/// A watch is silent for minutes; its own limits are shorter than this last resort.
+const READ_TIMEOUT: Duration = Duration::from_secs(330);
+/// Connecting to the API server takes no longer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why the operator ended without being asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// A server could not start or go on.
+    #[error(transparent)]
+    Http(#[from] HttpError),
+    /// The kubeconfig cannot be used.
+    #[error("failed to read how to reach the API server")]
+    Access(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A task panicked.
+    #[error("a task ended in a panic")]
+    Panic(#[from] JoinError),
+    /// A task that runs as long as the process ended before it.
+    #[error("a task ended before it was told to")]
+    Ended,
+}
+
+/// Runs the operator until `stop` is cancelled, then ends it in order.
+///
+/// # Errors
+/// Everything that ends the operator by itself.
+pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RuntimeError> {
+    let metrics = Arc::new(Metrics::new(version::VERSION, version::COMMIT));
+    let readiness = Readiness::new();
+    // The servers outlive the work, so that the end can be observed.
+    let serving = CancellationToken::new();
+    let mut servers = serve(&config.servers, &metrics, &readiness, &serving).await?;
+    let client = client(&config.api).await?;
+    readiness.ready();
+    let working = stop.child_token();
+    let verdict = {
+        let mut work = std::pin::pin!(work(config, client, metrics, working.clone()));
+        tokio::select! {
+            verdict = &mut work => verdict,
+            Some(ended) = servers.join_next() => {
+                working.cancel();
+                let verdict = flatten(ended).and(Err(RuntimeError::Ended));
+                work.await.and(verdict)
+            }
+        }
+    };
+    readiness.stopping();
+    serving.cancel();
+    let mut verdict = verdict;
+    while let Some(ended) = servers.join_next().await {
+        verdict = verdict.and(flatten(ended));
+    }
+    verdict
+}
+
+/// Collects and delivers until `stop` is cancelled, or a task ends by itself.
+async fn work(
+    config: Config,
+    client: kube::Client,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(), RuntimeError> {
+    let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&client)).await else { return Ok(()) };
+    let config = Arc::new(config);
+    let store = Store::default();
+    let settings = settings(&config, server_minor);
+    // Each stage ends by a token of its own, so that the end has an order.
+    let (delivering, reporting, connected) =
+        (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+
+    let watch = WatchSet::new(client.clone(), store.clone(), &metrics, settings, &stop);
+    let guard = Guard {
+        allow_private: config.network.private_sinks == Permission::Allowed,
+        allow_loopback: config.network.loopback_sinks == Permission::Allowed,
+    };
+    let writer = Writer { process: cluster_uid, lease_transitions: 0 };
+    let registry = Arc::new(Registry::new(PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone())));
+    let limits = Limits {
+        total: config.delivery.concurrent.get(),
+        per_destination: config.delivery.concurrent_per_destination.get(),
+    };
+    let seed = RandomState::new().hash_one(std::process::id());
+    let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics.clone(), limits, seed);
+    let statuses = StatusWriter::new(client.clone(), metrics.clone());
+    let reports = Arc::new(deliveries.reports().clone());
+    let rows = Arc::new(store.clone());
+    metrics.read_from(&watch);
+    metrics.read_from(&rows);
+    metrics.read_from(&reports);
+    let control = Control::new(Parts {
+        client,
+        config,
+        metrics,
+        store,
+        watch: watch.clone(),
+        deliveries,
+        registry: registry.clone(),
+        statuses: statuses.clone(),
+    });
+
+    let mut collecting: JoinSet<Result<(), JoinError>> = JoinSet::new();
+    collecting.spawn(control.run(stop.clone()));
+    collecting.spawn(watch.run(stop.clone()));
+    let mut deliver: JoinSet<Result<(), JoinError>> = JoinSet::new();
+    deliver.spawn(deliverer.run(delivering.clone()));
+    let mut report: JoinSet<Result<(), JoinError>> = JoinSet::new();
+    report.spawn(statuses.run(reporting.clone()));
+
+    let early = tokio::select! {
+        () = stop.cancelled() => None,
+        Some(ended) = collecting.join_next() => Some(ended),
+        Some(ended) = deliver.join_next() => Some(ended),
+        Some(ended) = report.join_next() => Some(ended),
+    };
+    stop.cancel();
+    let mut verdict = match early {
+        None | Some(Ok(Ok(()))) => Ok(()),
+        Some(Ok(Err(panic)) | Err(panic)) => Err(RuntimeError::Panic(panic)),
+    };
+    for (tasks, token) in [(&mut collecting, &stop), (&mut deliver, &delivering), (&mut report, &reporting)] {
+        token.cancel();
+        while let Some(ended) = tasks.join_next().await {
+            verdict = verdict.and(ended.and_then(|ended| ended).map_err(RuntimeError::Panic));
+        }
+    }
+    registry.close().await;
+    verdict
+}
+
+fn settings(config: &Config, server_minor: u32) -> Settings {
+    let collection = &config.collection;
+    Settings {
+        dispatch: Bounds {
+            workers: collection.dispatch_workers,
+            queue: collection.dispatch_queue,
+            patience: collection.dispatch_enqueue_wait,
+        },
+        max_namespaced: collection.namespaced_watches.get(),
+        max_connections: collection.watch_connections.get(),
+        resync: collection.resync_period,
+        server_minor,
+    }
+}
+
+/// Makes a client from the kubeconfig or the service account.
+async fn client(access: &ApiAccess) -> Result<kube::Client, RuntimeError> {
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Access(error);
+    let mut config = match access {
+        ApiAccess::InCluster => kube::Config::incluster().map_err(|error| failed(error.into()))?,
+        ApiAccess::Kubeconfig(files) => {
+            let mut merged = Kubeconfig::default();
+            for file in files {
+                let next = Kubeconfig::read_from(file).map_err(|error| failed(error.into()))?;
+                merged = merged.merge(next).map_err(|error| failed(error.into()))?;
+            }
+            let config = kube::Config::from_custom_kubeconfig(merged, &KubeConfigOptions::default()).await;
+            config.map_err(|error| failed(error.into()))?
+        }
+    };
+    config.read_timeout = Some(READ_TIMEOUT);
+    config.connect_timeout = Some(CONNECT_TIMEOUT);
+    kube::Client::try_from(config).map_err(|error| failed(error.into()))
+}
+
+/// Asks the API server who it is, until it answers: the UID of `kube-system`, and its minor version.
+async fn introduce(client: &kube::Client) -> (String, u32) {
+    let mut backoff = Backoff::new(1);
+    loop {
+        match ask(client).await {
+            Ok((uid, minor)) => {
+                info!(cluster = uid, minor, "API server reached");
+                return (uid, minor);
+            }
+            Err(error) => warn!(error = chain(&error), "API server not reached, trying again"),
+        }
+        tokio::time::sleep(backoff.next_delay()).await;
+    }
+}
+
+async fn ask(client: &kube::Client) -> Result<(String, u32), kube::Error> {
+    let version = client.apiserver_version().await?;
+    let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
+    let api: kube::Api<Namespace> = kube::Api::all(client.clone());
+    let system = api.get_metadata("kube-system").await?;
+    // An unreadable minor version is taken for an old one, which any server serves.
+    Ok((system.metadata.uid.unwrap_or_default(), digits.parse().unwrap_or(0)))
+}
+
+/// Starts the servers that have an address.
+async fn serve(
+    servers: &Servers,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> Result<JoinSet<Result<(), HttpError>>, RuntimeError> {
+    let mut tasks = JoinSet::new();
+    let wanted = [
+        ("health-probe-bind-address", &servers.health, http::health::router(readiness.clone())),
+        ("metrics-bind-address", &servers.metrics, http::metrics::router(metrics.clone())),
+    ];
+    for (flag, address, router) in wanted {
+        let Some(address) = address else { continue };
+        let server = Server::bind(flag, address, router).await?;
+        info!(flag, address = %server.address(), "listening");
+        tasks.spawn(server.serve(stop.clone()));
+    }
+    Ok(tasks)
+}
+
+fn flatten(ended: Result<Result<(), HttpError>, JoinError>) -> Result<(), RuntimeError> {
+    Ok(ended??)
+}

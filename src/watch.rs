@@ -1,0 +1,365 @@
+//! The cluster, as rows: one list-then-watch stream for each (resource, namespace or all), shared by all targets.
+//!
+//! ```text
+//!   set / remove ──► WatchSet ──► drivers ──cut text──► dispatch ──► processor ──► store
+//! ```
+//!
+//! [`WatchSet::set`] says what a target wants; a planner task decides which streams that takes, starts and stops their
+//! drivers, and asks for a new list of just what changed. Objects are never kept: a listed or watched object is text
+//! until it is a row.
+
+mod api;
+mod discover;
+mod dispatch;
+mod drive;
+mod filter;
+mod process;
+mod scan;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+pub use discover::{DiscoverError, Discovery, Resource, Scope};
+pub use dispatch::Bounds;
+pub use filter::{Consent, Filter, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL};
+pub use process::{Interest, Program};
+
+use crate::metrics::{Metrics, Reach, Reading, Sizes, Stream};
+use crate::model::{Namespace, TargetKey};
+use crate::store::Store;
+use api::{Extent, KubeApi};
+use dispatch::Dispatch;
+use drive::{Driver, Wanted};
+use process::{Index, Processor};
+
+/// Lists that run at once.
+const PARALLEL_LISTS: usize = 4;
+/// Changes of interest are gathered for so long before the streams are planned.
+const GATHER: Duration = Duration::from_millis(20);
+
+/// Settings of the watch stage.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// The dispatch queue.
+    pub dispatch: Bounds,
+    /// Up to so many namespaces of a resource are watched one by one.
+    pub max_namespaced: usize,
+    /// Namespaced watches over all resources.
+    pub max_connections: usize,
+    /// Time between two lists of one stream, as a backstop.
+    pub resync: Duration,
+    /// Minor version of the API server.
+    pub server_minor: u32,
+}
+
+/// Why a part cannot be listed or watched.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// HTTP status, where the server answered.
+    pub code: Option<u16>,
+    /// The whole cause chain.
+    pub message: String,
+}
+
+/// The streams that fail, and a wake-up for whoever reports them.
+#[derive(Debug, Clone, Default)]
+pub struct Health {
+    inner: Arc<HealthInner>,
+}
+
+#[derive(Debug, Default)]
+struct HealthInner {
+    problems: Mutex<BTreeMap<Extent, Problem>>,
+    changed: Notify,
+}
+
+impl Health {
+    /// Notes a failure; tells whether it is news.
+    fn note(&self, extent: &Extent, problem: Problem) -> bool {
+        let mut problems = self.inner.problems.lock();
+        let news = problems.get(extent).is_none_or(|before| before.code != problem.code);
+        problems.insert(extent.clone(), problem);
+        drop(problems);
+        if news {
+            self.inner.changed.notify_one();
+        }
+        news
+    }
+
+    fn clear(&self, extent: &Extent) {
+        if self.inner.problems.lock().remove(extent).is_some() {
+            self.inner.changed.notify_one();
+        }
+    }
+
+    fn refused(&self, resource: &Resource) -> bool {
+        let problems = self.inner.problems.lock();
+        problems.iter().any(|(extent, problem)| {
+            *extent.resource == *resource && extent.namespace.is_none() && problem.code == Some(403)
+        })
+    }
+}
+
+/// What all targets want.
+#[derive(Default)]
+struct Desired {
+    interests: BTreeMap<TargetKey, Arc<Interest>>,
+    /// Namespaces to list again because somebody wants more of them than before.
+    again: BTreeMap<Arc<Resource>, BTreeSet<Namespace>>,
+    /// Resources whose cluster-wide list was refused.
+    narrow: BTreeSet<Arc<Resource>>,
+}
+
+/// All streams.
+pub struct WatchSet {
+    settings: Settings,
+    api: KubeApi,
+    shared: Arc<drive::Shared>,
+    desired: Mutex<Desired>,
+    wake: Notify,
+    lanes: Mutex<JoinSet<()>>,
+    /// The streams that run, for the metrics.
+    open: Mutex<Vec<Extent>>,
+}
+
+struct Running {
+    wanted: Arc<Wanted>,
+    task: AbortHandle,
+}
+
+impl WatchSet {
+    /// Starts the dispatch lanes; [`WatchSet::run`] starts the streams.
+    pub fn new(
+        client: kube::Client,
+        store: Store,
+        metrics: &Arc<Metrics>,
+        settings: Settings,
+        cancel: &CancellationToken,
+    ) -> Arc<Self> {
+        let processor = Arc::new(Processor::new(metrics.clone()));
+        let mut lanes = JoinSet::new();
+        let dispatch = Dispatch::start(settings.dispatch, &processor, metrics, &mut lanes, cancel);
+        let shared = drive::Shared {
+            dispatch,
+            processor,
+            store,
+            health: Health::default(),
+            lists: Semaphore::new(PARALLEL_LISTS),
+            resync: settings.resync,
+        };
+        Arc::new(Self {
+            settings,
+            api: KubeApi::new(client, metrics.clone(), settings.server_minor),
+            shared: Arc::new(shared),
+            desired: Mutex::default(),
+            wake: Notify::new(),
+            lanes: Mutex::new(lanes),
+            open: Mutex::default(),
+        })
+    }
+
+    /// Says what a target wants from now on. What it did not want before is listed.
+    pub fn set(&self, interest: Interest) {
+        let mut desired = self.desired.lock();
+        let before = desired.interests.get(interest.key());
+        let kept = before
+            .filter(|before| Arc::ptr_eq(&before.program, &interest.program) && before.resource == interest.resource);
+        let news: BTreeSet<Namespace> = interest
+            .namespaces
+            .iter()
+            .filter(|(namespace, consent)| {
+                kept.is_none_or(|before| before.namespaces.get(*namespace) != Some(*consent))
+            })
+            .map(|(namespace, _)| namespace.clone())
+            .collect();
+        if kept.is_some_and(|before| before.namespaces == interest.namespaces) {
+            return;
+        }
+        let again = desired.again.entry(interest.resource.clone()).or_default();
+        again.extend(news);
+        if interest.resource.scope == Scope::Cluster {
+            again.insert(Namespace::new(""));
+        }
+        desired.interests.insert(interest.key().clone(), Arc::new(interest));
+        drop(desired);
+        self.wake.notify_one();
+    }
+
+    /// Says that a target wants nothing any more.
+    pub fn remove(&self, target: &TargetKey) {
+        if self.desired.lock().interests.remove(target).is_some() {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Returns where a target cannot collect, and why.
+    pub fn problems(&self, interest: &Interest) -> BTreeMap<Namespace, Problem> {
+        let problems = self.shared.health.inner.problems.lock();
+        let of_target = problems.iter().filter(|(extent, _)| extent.resource == interest.resource);
+        let named = of_target.filter_map(|(extent, problem)| match &extent.namespace {
+            Some(namespace) if interest.namespaces.contains_key(namespace) => {
+                Some((namespace.clone(), problem.clone()))
+            }
+            None => Some((Namespace::new(""), problem.clone())),
+            Some(_) => None,
+        });
+        named.collect()
+    }
+
+    /// Waits until a stream starts or ceases to fail. Cancel-safe.
+    pub async fn health_changed(&self) {
+        self.shared.health.inner.changed.notified().await;
+    }
+
+    /// Plans and drives the streams until `cancel` is cancelled.
+    ///
+    /// # Errors
+    /// A stream or a lane that ends by itself is a bug, and ends this too.
+    pub async fn run(self: Arc<Self>, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
+        let mut streams: JoinSet<()> = JoinSet::new();
+        let mut running: HashMap<Extent, Running> = HashMap::new();
+        let mut lanes = std::mem::take(&mut *self.lanes.lock());
+        loop {
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                () = self.wake.notified() => tokio::time::sleep(GATHER).await,
+                Some(ended) = streams.join_next(), if !streams.is_empty() => match ended {
+                    Err(error) if error.is_panic() => return Err(error),
+                    Ok(()) | Err(_) => continue,
+                },
+                Some(ended) = lanes.join_next(), if !lanes.is_empty() => {
+                    ended?;
+                    continue;
+                }
+                () = tokio::time::sleep(Duration::from_secs(5)), if !running.is_empty() => {
+                    if !self.narrow() {
+                        continue;
+                    }
+                }
+            }
+            self.plan(&mut running, &mut streams);
+        }
+        streams.shutdown().await;
+        while let Some(ended) = lanes.join_next().await {
+            ended?;
+        }
+        Ok(())
+    }
+
+    /// Notes the resources whose cluster-wide list is refused; tells whether there is a new one.
+    fn narrow(&self) -> bool {
+        let mut desired = self.desired.lock();
+        let refused: Vec<Arc<Resource>> = desired
+            .interests
+            .values()
+            .map(|interest| interest.resource.clone())
+            .filter(|resource| resource.scope == Scope::Namespaced && self.shared.health.refused(resource))
+            .collect();
+        refused.into_iter().fold(false, |new, resource| desired.narrow.insert(resource) | new)
+    }
+
+    fn plan(&self, running: &mut HashMap<Extent, Running>, streams: &mut JoinSet<()>) {
+        let mut desired = self.desired.lock();
+        let again = std::mem::take(&mut desired.again);
+        let extents = self.extents(&desired);
+        self.shared.processor.set_index(Index::new(desired.interests.values()));
+        drop(desired);
+
+        running.retain(|extent, stream| {
+            let keep = extents.contains(extent);
+            if !keep {
+                stream.task.abort();
+                self.shared.health.clear(extent);
+            }
+            keep
+        });
+        for (resource, namespaces) in again {
+            for (extent, stream) in running.iter().filter(|(extent, _)| extent.resource == resource) {
+                match &extent.namespace {
+                    Some(namespace) if namespaces.contains(namespace) => stream.wanted.all(),
+                    None if resource.scope == Scope::Cluster => stream.wanted.all(),
+                    None => stream.wanted.namespaces(namespaces.clone()),
+                    Some(_) => {}
+                }
+            }
+        }
+        for extent in extents {
+            running.entry(extent.clone()).or_insert_with(|| {
+                let wanted = Arc::new(Wanted::default());
+                tracing::debug!(
+                    resource = %extent.resource.plural,
+                    namespace = extent.namespace.as_ref().map_or("", Namespace::as_str),
+                    "watch opened"
+                );
+                let random = RandomState::new().hash_one(&extent) >> 11;
+                let driver = Driver {
+                    api: self.api.clone(),
+                    extent,
+                    wanted: wanted.clone(),
+                    shared: self.shared.clone(),
+                    spread: 0.75 + 0.5 * (random as f64 / (1u64 << 53) as f64),
+                };
+                Running { wanted, task: streams.spawn(driver.run()) }
+            });
+        }
+        *self.open.lock() = running.keys().cloned().collect();
+    }
+
+    /// Decides which streams the interests take.
+    fn extents(&self, desired: &Desired) -> BTreeSet<Extent> {
+        let mut wanted: BTreeMap<&Arc<Resource>, BTreeSet<&Namespace>> = BTreeMap::new();
+        for interest in desired.interests.values() {
+            wanted.entry(&interest.resource).or_default().extend(interest.namespaces.keys());
+        }
+        let mut extents = BTreeSet::new();
+        let mut connections = 0;
+        for (resource, namespaces) in wanted {
+            let few = namespaces.len() <= self.settings.max_namespaced
+                && connections + namespaces.len() <= self.settings.max_connections;
+            if resource.scope == Scope::Namespaced && (few || desired.narrow.contains(resource)) {
+                connections += namespaces.len();
+                extents.extend(
+                    namespaces
+                        .into_iter()
+                        .map(|namespace| Extent { resource: resource.clone(), namespace: Some(namespace.clone()) }),
+                );
+            } else {
+                tracing::debug!(
+                    group = %resource.group, version = %resource.version, resource = %resource.plural,
+                    "cluster-wide informer scope for GVR"
+                );
+                extents.insert(Extent { resource: resource.clone(), namespace: None });
+            }
+        }
+        extents
+    }
+}
+
+impl Sizes for WatchSet {
+    fn read(&self, reading: &mut Reading) {
+        reading.watch_connections_limit = self.settings.max_connections as u64;
+        reading.queues.push(self.shared.dispatch.size());
+        for extent in &*self.open.lock() {
+            let resource = &extent.resource;
+            let interests = self.shared.processor.index().interests(resource, extent.namespace.as_ref());
+            reading.streams.push(Stream {
+                group: resource.group.clone(),
+                version: resource.version.clone(),
+                resource: resource.plural.clone(),
+                objects: interests
+                    .iter()
+                    .map(|interest| interest.target.rows(extent.namespace.as_ref()) as u64)
+                    .max()
+                    .unwrap_or(0),
+                reach: if extent.namespace.is_some() { Reach::Namespace } else { Reach::Cluster },
+            });
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! The driver's view of the API server: two calls that return a stream of bytes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use http_body_util::BodyExt;
+use kube::client::Body;
+
+use crate::error::{Class, Classify};
+use crate::metrics::{Metrics, Verb};
+use crate::model::Namespace;
+use crate::watch::discover::Resource;
+
+/// A server encodes a list while it sends it from this minor version on; older ones are asked for pages.
+const STREAMS_LISTS_SINCE: u32 = 33;
+/// Items of one page from an older server.
+const PAGE: u32 = 500;
+/// No byte of a list for so long is a failure.
+const LIST_IDLE: Duration = Duration::from_secs(60);
+/// The server ends a watch after this; bookmarks come about once a minute.
+const WATCH_SECONDS: u64 = 290;
+/// No byte of a watch for so long, its planned end included, is a failure.
+const WATCH_IDLE: Duration = Duration::from_secs(WATCH_SECONDS + 30);
+/// The longest error reply that is read.
+const MAX_STATUS: usize = 64 * 1024;
+
+/// A reply as it arrives.
+pub(super) type Reply = BoxStream<'static, Result<Bytes, ApiError>>;
+
+/// What of a resource to list or to watch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Extent {
+    pub(super) resource: Arc<Resource>,
+    /// One namespace, or all.
+    pub(super) namespace: Option<Namespace>,
+}
+
+/// Lists and watches. The real one talks to a server; tests script it.
+pub(super) trait Api: Send + Sync {
+    /// Starts a consistent list; `page` is the token of the next page.
+    fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>>;
+
+    /// Starts a watch after `version`.
+    fn watch<'a>(&'a self, extent: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>>;
+}
+
+/// A failed list or watch.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("API server answered {code}: {message}")]
+    Status { code: u16, message: String },
+    #[error("no byte from the API server for {} s", .0.as_secs())]
+    Idle(Duration),
+    #[error("connection to the API server failed")]
+    Connection(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("unreadable reply of the API server")]
+    Reply(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl ApiError {
+    /// Tells whether the version to watch from is too old.
+    pub(super) fn expired(&self) -> bool {
+        matches!(self, Self::Status { code: 410, .. })
+    }
+
+    pub(super) fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            Self::Idle(_) | Self::Connection(_) | Self::Reply(_) => None,
+        }
+    }
+}
+
+impl Classify for ApiError {
+    fn class(&self) -> Class {
+        match self {
+            Self::Status { code: 401 | 403, .. } => Class::Forbidden,
+            Self::Status { .. } | Self::Idle(_) | Self::Connection(_) | Self::Reply(_) => Class::Transient,
+        }
+    }
+}
+
+/// The API server behind a [`kube::Client`].
+#[derive(Clone)]
+pub(super) struct KubeApi {
+    client: kube::Client,
+    metrics: Arc<Metrics>,
+    paged: bool,
+}
+
+impl KubeApi {
+    /// Takes the server's minor version to choose between one list and pages.
+    pub(super) fn new(client: kube::Client, metrics: Arc<Metrics>, minor: u32) -> Self {
+        Self { client, metrics, paged: minor < STREAMS_LISTS_SINCE }
+    }
+
+    async fn get(&self, verb: Verb, extent: &Extent, query: &str, idle: Duration) -> Result<Reply, ApiError> {
+        let resource = &extent.resource;
+        let uri = format!("{}{query}", resource.path(extent.namespace.as_ref()));
+        let request = http::Request::get(uri)
+            .header(http::header::ACCEPT, "application/json")
+            .body(Body::empty())
+            .map_err(|error| ApiError::Reply(error.into()))?;
+        let response = tokio::time::timeout(idle, self.client.send(request))
+            .await
+            .map_err(|_| ApiError::Idle(idle))?
+            .map_err(|error| ApiError::Connection(error.into()));
+        let code = response.as_ref().ok().map(|response| response.status().as_u16());
+        self.metrics.api_request(verb, &resource.plural, code);
+        let response = response?;
+        if !response.status().is_success() {
+            return Err(refusal(response).await);
+        }
+        let body = response.into_body().into_data_stream().map_err(|error| ApiError::Connection(error.into()));
+        Ok(with_idle_limit(body.boxed(), idle))
+    }
+}
+
+impl Api for KubeApi {
+    fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        let query = match (self.paged, page) {
+            (false, _) => String::new(),
+            (true, "") => format!("?limit={PAGE}"),
+            (true, page) => format!("?limit={PAGE}&continue={page}"),
+        };
+        Box::pin(async move { self.get(Verb::List, extent, &query, LIST_IDLE).await })
+    }
+
+    fn watch<'a>(&'a self, extent: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        let query =
+            format!("?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}");
+        Box::pin(async move { self.get(Verb::Watch, extent, &query, WATCH_IDLE).await })
+    }
+}
+
+/// Reads the message of an error reply.
+async fn refusal(response: http::Response<Body>) -> ApiError {
+    let code = response.status().as_u16();
+    let body = http_body_util::Limited::new(response.into_body(), MAX_STATUS);
+    let text = match tokio::time::timeout(LIST_IDLE, body.collect()).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) | Err(_) => Bytes::new(),
+    };
+    let message = serde_json::from_slice::<kube::core::Status>(&text)
+        .map_or_else(|_| String::from_utf8_lossy(&text).trim().to_owned(), |status| status.message);
+    ApiError::Status { code, message }
+}
+
+fn with_idle_limit(body: Reply, idle: Duration) -> Reply {
+    futures::stream::unfold(Some(body), move |body| async move {
+        let mut body = body?;
+        match tokio::time::timeout(idle, body.next()).await {
+            Ok(Some(chunk)) => Some((chunk, Some(body))),
+            Ok(None) => None,
+            Err(_) => Some((Err(ApiError::Idle(idle)), None)),
+        }
+    })
+    .boxed()
+}

@@ -1,0 +1,387 @@
+//! The driver of one stream: list, then watch, for ever.
+//!
+//! ```text
+//!        ┌──────────────── 410, or all must be listed again ───────────────┐
+//!        ▼                                                                 │
+//!      List ──items──► barrier ──► sweep, parts known ──► Watch(version) ──┤
+//!        ▲                                                    │   ▲        │
+//!        └── back-off ── failed                  end, failed ─┘   └────────┘ some namespaces: listed in between
+//! ```
+//!
+//! One state, one step function, and the I/O behind [`Api`], so that tests script the server. A namespace that is listed
+//! again while the watch is open is listed with the watch unread: what the watch then delivers of that namespace, up to
+//! the version of the list, is older than the list and skipped.
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
+
+use super::api::{Api, ApiError, Extent, Reply};
+use super::dispatch::{Change, Dispatch, Event};
+use super::process::{Interest, Processor};
+use super::scan::{Lines, Scanner};
+use super::{Health, Problem};
+use crate::error::Classify;
+use crate::extract;
+use crate::model::{Namespace, Uid};
+use crate::schedule::backoff::Backoff;
+use crate::store::Store;
+
+/// With more namespaces than this to list again, all are.
+const MAX_PARTIAL: usize = 10;
+/// A refused list is tried again after this, so that a granted right takes effect within a minute.
+const FORBIDDEN_RETRY: Duration = Duration::from_secs(20);
+/// The pause before a watch that has ended is opened again.
+const REOPEN: Duration = Duration::from_millis(50);
+/// The longest wait after other failures.
+const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// Which namespaces of an extent must be listed again.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    state: Mutex<Relist>,
+    wake: Notify,
+}
+
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+struct Relist {
+    all: bool,
+    namespaces: BTreeSet<Namespace>,
+}
+
+impl Wanted {
+    /// Asks for these namespaces.
+    pub(super) fn namespaces(&self, namespaces: impl IntoIterator<Item = Namespace>) {
+        self.state.lock().namespaces.extend(namespaces);
+        self.wake.notify_one();
+    }
+
+    /// Asks for everything.
+    pub(super) fn all(&self) {
+        self.state.lock().all = true;
+        self.wake.notify_one();
+    }
+
+    fn take(&self) -> Relist {
+        std::mem::take(&mut *self.state.lock())
+    }
+}
+
+/// What all drivers share.
+pub(super) struct Shared {
+    pub(super) dispatch: Dispatch,
+    pub(super) processor: Arc<Processor>,
+    pub(super) store: Store,
+    pub(super) health: Health,
+    /// Lists that may run at once.
+    pub(super) lists: Semaphore,
+    /// Time between two lists of one stream.
+    pub(super) resync: Duration,
+}
+
+/// One stream.
+pub(super) struct Driver<A> {
+    pub(super) api: A,
+    pub(super) extent: Extent,
+    pub(super) wanted: Arc<Wanted>,
+    pub(super) shared: Arc<Shared>,
+    /// From 0.75 to 1.25 of the period, so that streams are not listed again at the same time.
+    pub(super) spread: f64,
+}
+
+enum State {
+    List,
+    Watch(Watching),
+}
+
+struct Watching {
+    version: String,
+    /// When everything is listed again, as a backstop.
+    resync: Instant,
+    /// The run of the list before.
+    mark: u32,
+    /// Namespaces that were listed again, with the version of that list.
+    floors: HashMap<Namespace, u64>,
+    reply: Option<(Reply, Lines)>,
+}
+
+#[derive(Deserialize)]
+struct Line<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: BookmarkMeta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct BookmarkMeta {
+    resource_version: String,
+}
+
+impl<A: Api> Driver<A> {
+    /// Runs until it is dropped.
+    pub(super) async fn run(self) {
+        let mut state = State::List;
+        let mut backoff = Backoff::new(RandomState::new().hash_one(&self.extent));
+        loop {
+            match self.step(&mut state).await {
+                Ok(()) => backoff.reset(),
+                Err(error) if error.expired() => {
+                    tracing::info!(resource = %self.extent.resource.plural, "watch expired, listing again");
+                    state = State::List;
+                }
+                Err(error) => {
+                    self.failed(&error);
+                    let delay = match error.class() {
+                        crate::error::Class::Forbidden => FORBIDDEN_RETRY,
+                        _ => backoff.next_delay().min(MAX_DELAY),
+                    };
+                    tokio::time::sleep(delay).await;
+                }
+            }
+        }
+    }
+
+    async fn step(&self, state: &mut State) -> Result<(), ApiError> {
+        match state {
+            State::List => {
+                // Whatever was asked for before is part of this list.
+                self.wanted.take();
+                let (version, mark) = self.list(&self.extent).await?;
+                let resync = Instant::now() + self.shared.resync.mul_f64(self.spread);
+                *state = State::Watch(Watching { version, resync, mark, floors: HashMap::new(), reply: None });
+            }
+            State::Watch(watching) => {
+                if let Some(next) = self.watch(watching).await? {
+                    *state = next;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists an extent and sweeps what the list did not confirm. Returns the version to watch from, and the mark.
+    async fn list(&self, extent: &Extent) -> Result<(String, u32), ApiError> {
+        let _turn = self.shared.lists.acquire().await;
+        let started = Instant::now();
+        let interests = self.interests(extent);
+        let mark = self.shared.store.next_mark();
+        let (mut page, mut items, mut count) = (String::new(), Vec::new(), 0usize);
+        let version = loop {
+            let mut reply = self.api.list(extent, &page).await?;
+            let mut scanner = Scanner::default();
+            while let Some(chunk) = reply.next().await {
+                scanner.feed(&chunk?, &mut items).map_err(|error| ApiError::Reply(error.into()))?;
+                count += items.len();
+                for item in items.drain(..) {
+                    self.dispatch(item, Change::Put, mark, None).await;
+                }
+            }
+            let meta = scanner.finish().map_err(|error| ApiError::Reply(error.into()))?;
+            if meta.next.is_empty() {
+                break meta.resource_version;
+            }
+            page = meta.next;
+        };
+        self.shared.dispatch.barrier().await;
+        self.sweep(extent, &interests, mark);
+        self.shared.health.clear(extent);
+        tracing::debug!(
+            resource = %extent.resource.plural,
+            namespace = extent.namespace.as_ref().map_or("", Namespace::as_str),
+            rows = count,
+            elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "listed"
+        );
+        Ok((version, mark))
+    }
+
+    fn interests(&self, extent: &Extent) -> Vec<Arc<Interest>> {
+        self.shared.processor.index().interests(&extent.resource, extent.namespace.as_ref())
+    }
+
+    /// Ends a list for those who were registered when it began. A namespace that a target got meanwhile is listed again
+    /// on request, and so is everything of a target whose program changed.
+    fn sweep(&self, extent: &Extent, then: &[Arc<Interest>], mark: u32) {
+        let now = self.interests(extent);
+        for interest in then {
+            let same = |other: &&Arc<Interest>| {
+                other.key() == interest.key() && Arc::ptr_eq(&other.program, &interest.program)
+            };
+            if now.iter().any(|other| same(&other)) {
+                let listed = |namespace: &Namespace| {
+                    extent.namespace.as_ref().is_none_or(|listed| listed == namespace)
+                        && (namespace.is_empty() || interest.namespaces.contains_key(namespace))
+                };
+                interest.target.sweep(listed, mark);
+            }
+        }
+    }
+
+    /// Reads the watch until it ends, fails, or something must be listed.
+    async fn watch(&self, watching: &mut Watching) -> Result<Option<State>, ApiError> {
+        let Watching { version, resync, mark, floors, reply } = watching;
+        if reply.is_none() {
+            *reply = Some((self.api.watch(&self.extent, version).await?, Lines::default()));
+            self.shared.health.clear(&self.extent);
+        }
+        let Some((stream, lines)) = reply else { return Ok(None) };
+        let chunk = tokio::select! {
+            // Cancel-safe: `next` of a boxed stream and `notified` lose nothing when they are dropped.
+            chunk = stream.next() => chunk,
+            () = self.wanted.wake.notified() => return self.relist(floors, mark).await,
+            () = tokio::time::sleep_until(*resync) => return Ok(Some(State::List)),
+        };
+        let Some(chunk) = chunk else {
+            *reply = None;
+            // The planned end comes after minutes; a server that closes at once is not asked again at once.
+            tokio::time::sleep(REOPEN).await;
+            return Ok(None);
+        };
+        let mut cut = Vec::new();
+        match chunk {
+            Ok(chunk) => lines.feed(&chunk, &mut cut),
+            Err(error) => {
+                *reply = None;
+                return Err(error);
+            }
+        }
+        for line in cut {
+            let outcome = self.line(line, version, *mark, floors).await;
+            if outcome.is_err() {
+                *reply = None;
+                return outcome.map(|()| None);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Lists what was asked for.
+    async fn relist(&self, floors: &mut HashMap<Namespace, u64>, mark: &mut u32) -> Result<Option<State>, ApiError> {
+        let wanted = self.wanted.take();
+        if wanted == Relist::default() {
+            return Ok(None);
+        }
+        if wanted.all || self.extent.namespace.is_some() || wanted.namespaces.len() > MAX_PARTIAL {
+            return Ok(Some(State::List));
+        }
+        let mut left = wanted.namespaces.clone();
+        for namespace in wanted.namespaces {
+            let extent = Extent { resource: self.extent.resource.clone(), namespace: Some(namespace.clone()) };
+            match self.list(&extent).await {
+                Ok((version, listed)) => {
+                    if let Ok(version) = version.parse() {
+                        floors.insert(namespace.clone(), version);
+                    }
+                    *mark = listed;
+                    left.remove(&namespace);
+                }
+                Err(error) => {
+                    self.wanted.namespaces(left);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    async fn line(
+        &self,
+        line: Bytes,
+        version: &mut String,
+        mark: u32,
+        floors: &HashMap<Namespace, u64>,
+    ) -> Result<(), ApiError> {
+        let parsed: Line<'_> = serde_json::from_slice(&line).map_err(|error| ApiError::Reply(error.into()))?;
+        let change = match parsed.kind {
+            "ADDED" | "MODIFIED" => Change::Put,
+            "DELETED" => Change::Delete,
+            "BOOKMARK" => {
+                let bookmark: Bookmark =
+                    serde_json::from_str(parsed.object.get()).map_err(|error| ApiError::Reply(error.into()))?;
+                *version = bookmark.metadata.resource_version;
+                return Ok(());
+            }
+            _ => {
+                let status: kube::core::Status =
+                    serde_json::from_str(parsed.object.get()).map_err(|error| ApiError::Reply(error.into()))?;
+                return Err(ApiError::Status { code: status.code, message: status.message });
+            }
+        };
+        let object = line.slice_ref(parsed.object.get().as_bytes());
+        if let Some(seen) = self.dispatch(object, change, mark, Some(floors)).await {
+            *version = seen;
+        }
+        Ok(())
+    }
+
+    /// Puts one object into the queue, if anybody wants it. Returns its version.
+    async fn dispatch(
+        &self,
+        text: Bytes,
+        change: Change,
+        mark: u32,
+        floors: Option<&HashMap<Namespace, u64>>,
+    ) -> Option<String> {
+        let identity = match extract::peek(&text) {
+            Ok(identity) => identity,
+            Err(error) => {
+                tracing::warn!(resource = %self.extent.resource.plural, error = crate::error::chain(&error), "object without a readable identity skipped");
+                return None;
+            }
+        };
+        // Only a watch needs the version of each object.
+        let version = floors.map(|_| identity.resource_version.to_string());
+        let wanted = self.shared.processor.index().wanted(&self.extent.resource, &identity.namespace);
+        let Some(namespace) = wanted else { return version };
+        if let Some(floor) = floors.and_then(|floors| floors.get(&namespace))
+            && identity.resource_version.parse::<u64>().is_ok_and(|seen| seen <= *floor)
+        {
+            return version;
+        }
+        let uid = Uid::new(&identity.uid);
+        let resource = self.extent.resource.clone();
+        drop(identity);
+        self.shared.dispatch.push(Event { resource, change, uid, namespace, mark, text }).await;
+        version
+    }
+
+    fn failed(&self, error: &ApiError) {
+        let problem = Problem { code: error.code(), message: crate::error::chain(error) };
+        if self.shared.health.note(&self.extent, problem) {
+            tracing::warn!(
+                resource = %self.extent.resource.plural,
+                namespace = self.extent.namespace.as_ref().map_or("", Namespace::as_str),
+                error_class = %error.class(),
+                error = crate::error::chain(error),
+                "watch failed, trying again"
+            );
+        }
+        if error.code() == Some(403) {
+            for interest in self.interests(&self.extent) {
+                match &self.extent.namespace {
+                    Some(namespace) => interest.target.forget(namespace),
+                    None => interest.target.forget(&Namespace::new("")),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,350 @@
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroUsize;
+
+use futures::future::BoxFuture;
+use futures::stream;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::canonical::Value;
+use crate::expr::Shape;
+use crate::extract::{Attribute, Extractor};
+use crate::metrics::Metrics;
+use crate::model::{Gvk, Name, ObjectKey, Origin};
+use crate::store::{Coverage, Target};
+use crate::watch::discover::{Resource, Scope};
+use crate::watch::dispatch::Bounds;
+use crate::watch::filter::{Consent, Filter};
+use crate::watch::process::{Index, Program};
+
+/// What the scripted server answers, in order; after the script every call hangs.
+#[derive(Default)]
+struct Script {
+    lists: Mutex<VecDeque<Result<String, u16>>>,
+    /// Each watch is a list of chunks; one that is not closed stays open.
+    watches: Mutex<VecDeque<Watch>>,
+    asked: Mutex<Vec<String>>,
+}
+
+enum Watch {
+    Open(Vec<String>),
+    Closed(Vec<String>),
+    Refused(u16),
+}
+
+#[derive(Clone)]
+struct Scripted(Arc<Script>);
+
+impl Api for Scripted {
+    fn list<'a>(&'a self, extent: &'a Extent, _: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        let namespace = extent.namespace.as_ref().map_or("*", Namespace::as_str);
+        self.0.asked.lock().push(format!("list {namespace}"));
+        let next = self.0.lists.lock().pop_front();
+        Box::pin(async move {
+            match next {
+                Some(Ok(text)) => {
+                    // Cut where it hurts.
+                    let chunks: Vec<_> =
+                        text.into_bytes().chunks(7).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+                    Ok(stream::iter(chunks).boxed())
+                }
+                Some(Err(code)) => Err(ApiError::Status { code, message: "scripted".into() }),
+                None => std::future::pending().await,
+            }
+        })
+    }
+
+    fn watch<'a>(&'a self, _: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        self.0.asked.lock().push(format!("watch {version}"));
+        let next = self.0.watches.lock().pop_front();
+        Box::pin(async move {
+            let (lines, open) = match next {
+                Some(Watch::Open(lines)) => (lines, true),
+                Some(Watch::Closed(lines)) => (lines, false),
+                Some(Watch::Refused(code)) => return Err(ApiError::Status { code, message: "scripted".into() }),
+                None => (Vec::new(), true),
+            };
+            let lines = stream::iter(lines.into_iter().map(|line| Ok(Bytes::from(format!("{line}\n")))));
+            let rest = if open { stream::pending().left_stream() } else { stream::empty().right_stream() };
+            Ok(lines.chain(rest).boxed())
+        })
+    }
+}
+
+fn item(uid: &str, namespace: &str, version: u32, image: &str) -> String {
+    format!(
+        r#"{{"metadata":{{"name":"{uid}","namespace":"{namespace}","uid":"{uid}","resourceVersion":"{version}"}},"image":"{image}"}}"#
+    )
+}
+
+fn list(version: u32, items: &[String]) -> String {
+    format!(r#"{{"kind":"L","metadata":{{"resourceVersion":"{version}"}},"items":[{}]}}"#, items.join(","))
+}
+
+fn event(kind: &str, object: &str) -> String {
+    format!(r#"{{"type":"{kind}","object":{object}}}"#)
+}
+
+struct Stage {
+    script: Arc<Script>,
+    shared: Arc<Shared>,
+    wanted: Arc<Wanted>,
+    target: Target,
+    program: Arc<Program>,
+    resource: Arc<Resource>,
+    tasks: JoinSet<()>,
+    _stop: tokio_util::sync::DropGuard,
+}
+
+impl Stage {
+    fn new(lists: Vec<Result<String, u16>>, watches: Vec<Watch>) -> Self {
+        let script =
+            Script { lists: Mutex::new(lists.into()), watches: Mutex::new(watches.into()), ..Script::default() };
+        let metrics = Arc::new(Metrics::new("test", "test"));
+        let processor = Arc::new(Processor::new(metrics.clone()));
+        let stop = CancellationToken::new();
+        let mut tasks = JoinSet::new();
+        let one = NonZeroUsize::MIN;
+        let bounds = Bounds {
+            workers: one.saturating_add(1),
+            queue: one.saturating_add(3),
+            patience: Duration::from_millis(25),
+        };
+        let dispatch = Dispatch::start(bounds, &processor, &metrics, &mut tasks, &stop);
+        let store = Store::default();
+        let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() };
+        let origin = Origin { target: ObjectKey::new(Namespace::new("team"), Name::new("things")), gvk };
+        let target = store.register(origin);
+        let attribute = Attribute { name: "image".into(), path: "$.image".into(), shape: Shape::Any, optional: false };
+        let extractor = Extractor::compile(&[attribute], &[]).unwrap();
+        let shared = Shared {
+            dispatch,
+            processor,
+            store,
+            health: Health::default(),
+            lists: Semaphore::new(4),
+            resync: Duration::from_secs(3600),
+        };
+        let resource =
+            Resource { group: "".into(), version: "v1".into(), plural: "things".into(), scope: Scope::Namespaced };
+        Self {
+            script: Arc::new(script),
+            shared: Arc::new(shared),
+            wanted: Arc::default(),
+            target,
+            program: Arc::new(Program { filter: Filter::default(), extractor }),
+            resource: Arc::new(resource),
+            tasks,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Says what the target covers, as the control and the planner would.
+    fn cover(&self, namespaces: &[&str]) {
+        let namespaces: BTreeMap<Namespace, Consent> =
+            namespaces.iter().map(|name| (Namespace::new(*name), Consent::Unset)).collect();
+        self.target.cover(Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())));
+        let interest = Interest {
+            target: self.target.clone(),
+            resource: self.resource.clone(),
+            program: self.program.clone(),
+            namespaces: Arc::new(namespaces),
+        };
+        self.shared.processor.set_index(Index::new([&Arc::new(interest)]));
+    }
+
+    fn drive(&mut self, namespace: Option<&str>) {
+        let driver = Driver {
+            api: Scripted(self.script.clone()),
+            extent: Extent { resource: self.resource.clone(), namespace: namespace.map(Namespace::new) },
+            wanted: self.wanted.clone(),
+            shared: self.shared.clone(),
+            spread: 1.0,
+        };
+        self.tasks.spawn(driver.run());
+    }
+
+    fn rows(&self) -> Vec<String> {
+        let table = self.shared.store.table(&Namespace::new("team"));
+        let rows = table.rows();
+        rows.iter().map(|row| format!("{} {}", row.uid, String::from_utf8_lossy(row.body.attributes()))).collect()
+    }
+
+    fn whole(&self) -> bool {
+        self.shared.store.table(&Namespace::new("team")).target_counts(&Name::new("things")).whole
+    }
+
+    async fn until(&self, rows: &[&str]) {
+        for _ in 0..100_000 {
+            if self.rows() == rows {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("want {rows:?}, have {:?} after {:?}", self.rows(), self.script.asked.lock());
+    }
+}
+
+const A1: &str = r#"u1 {"image":"a"}"#;
+const B1: &str = r#"u1 {"image":"b"}"#;
+const A2: &str = r#"u2 {"image":"a"}"#;
+const A3: &str = r#"u3 {"image":"a"}"#;
+
+#[tokio::test(start_paused = true)]
+async fn a_list_is_followed_by_a_watch_from_its_version() {
+    let watch = Watch::Open(vec![
+        event("ADDED", &item("u2", "n", 8, "a")),
+        event("MODIFIED", &item("u1", "n", 9, "b")),
+        event("BOOKMARK", r#"{"metadata":{"resourceVersion":"12"}}"#),
+        event("DELETED", &item("u2", "n", 13, "a")),
+    ]);
+    let mut stage = Stage::new(vec![Ok(list(7, &[item("u1", "n", 3, "a")]))], vec![watch]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.until(&[B1]).await;
+    assert!(stage.whole());
+    assert_eq!(*stage.script.asked.lock(), ["list n", "watch 7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_watch_that_ends_goes_on_from_the_last_version_it_saw() {
+    let watches = vec![
+        Watch::Closed(vec![event("ADDED", &item("u2", "n", 8, "a"))]),
+        Watch::Closed(vec![event("BOOKMARK", r#"{"metadata":{"resourceVersion":"20"}}"#)]),
+        Watch::Open(vec![event("ADDED", &item("u3", "n", 21, "a"))]),
+    ];
+    let mut stage = Stage::new(vec![Ok(list(7, &[]))], watches);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.until(&[A2, A3]).await;
+    assert_eq!(*stage.script.asked.lock(), ["list n", "watch 7", "watch 8", "watch 20"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_watch_is_a_mark_and_sweep_relist() {
+    for refused in [true, false] {
+        let gone = r#"{"kind":"Status","code":410,"message":"too old","reason":"Expired","status":"Failure"}"#;
+        let expired = if refused { Watch::Refused(410) } else { Watch::Open(vec![event("ERROR", gone)]) };
+        let lists = vec![
+            Ok(list(7, &[item("u1", "n", 3, "a"), item("u2", "n", 4, "a")])),
+            Ok(list(90, &[item("u1", "n", 3, "a"), item("u3", "n", 80, "a")])),
+        ];
+        let mut stage = Stage::new(lists, vec![expired]);
+        stage.cover(&["n"]);
+        stage.drive(Some("n"));
+        stage.until(&[A1, A3]).await;
+        assert_eq!(*stage.script.asked.lock(), ["list n", "watch 7", "list n", "watch 90"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_list_that_breaks_off_sweeps_nothing_and_is_tried_again() {
+    let broken = r#"{"metadata":{"resourceVersion":"8"},"items":[{"metadata":{"na"#.to_owned();
+    let whole = list(7, &[item("u1", "n", 3, "a")]);
+    let mut stage = Stage::new(vec![Ok(broken), Err(500), Ok(whole)], vec![]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.until(&[A1]).await;
+    assert_eq!(*stage.script.asked.lock(), ["list n", "list n", "list n", "watch 7"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_listed_again_skips_what_the_watch_says_of_the_time_before() {
+    let watch = Watch::Open(vec![]);
+    let lists = vec![
+        Ok(list(7, &[item("u1", "n", 3, "a")])),
+        // Listed at 50: u2 was made at 40 and deleted at 45, u3 is there.
+        Ok(list(50, &[item("u3", "m", 41, "a")])),
+    ];
+    let mut stage = Stage::new(lists, vec![watch]);
+    stage.cover(&["n"]);
+    stage.drive(None);
+    stage.until(&[A1]).await;
+    stage.cover(&["n", "m"]);
+    stage.wanted.namespaces([Namespace::new("m")]);
+    stage.until(&[A1, A3]).await;
+    assert!(stage.whole());
+    assert_eq!(*stage.script.asked.lock(), ["list *", "watch 7", "list m"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn old_events_of_a_namespace_that_was_listed_again_are_skipped() {
+    let stage = Stage::new(vec![], vec![]);
+    stage.cover(&["m"]);
+    let driver = Driver {
+        api: Scripted(stage.script.clone()),
+        extent: Extent { resource: stage.resource.clone(), namespace: None },
+        wanted: stage.wanted.clone(),
+        shared: stage.shared.clone(),
+        spread: 1.0,
+    };
+    let floors = HashMap::from([(Namespace::new("m"), 50)]);
+    let mut version = String::new();
+    for (uid, seen) in [("u2", 40), ("u3", 51)] {
+        let line = event("ADDED", &item(uid, "m", seen, "a")).into();
+        driver.line(line, &mut version, 1, &floors).await.unwrap();
+    }
+    stage.until(&[A3]).await;
+    assert_eq!(version, "51");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_namespace_is_unknown_and_keeps_its_rows() {
+    let lists = vec![Ok(list(7, &[item("u1", "n", 3, "a")])), Err(403), Ok(list(9, &[item("u1", "n", 3, "a")]))];
+    let mut stage = Stage::new(lists, vec![Watch::Refused(410)]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    for _ in 0..1000 {
+        if stage.script.asked.lock().len() == 3 && !stage.whole() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert!(!stage.whole());
+    assert_eq!(stage.rows(), [A1]);
+    for _ in 0..100_000 {
+        if stage.whole() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    panic!("a granted right is not used");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broken_object_costs_its_own_row_and_nothing_else() {
+    let broken = r#"{"metadata":{"name":"u1","namespace":"n","uid":"u1","resourceVersion":"9"},"image":{"#;
+    let watch = Watch::Open(vec![
+        event("MODIFIED", &item("u1", "n", 8, "b")),
+        event("ADDED", r#"{"metadata":{"name":"x"},"image":"no uid"}"#),
+        event("ADDED", &item("u2", "n", 10, "a")),
+    ]);
+    let lists = vec![Ok(list(7, &[item("u1", "n", 3, "a")]))];
+    let mut stage = Stage::new(lists, vec![watch]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.until(&[B1, A2]).await;
+    let event = Event {
+        resource: stage.resource.clone(),
+        change: Change::Put,
+        uid: Uid::new("u1"),
+        namespace: Namespace::new("n"),
+        mark: 1,
+        text: Bytes::from_static(broken.as_bytes()),
+    };
+    stage.shared.dispatch.push(event).await;
+    stage.until(&[A2]).await;
+    let counts = stage.shared.store.table(&Namespace::new("team")).target_counts(&Name::new("things"));
+    assert_eq!(counts.failing, 1);
+}
+
+#[test]
+fn watch_labels_are_read_from_the_object() {
+    let text = r#"{"metadata":{"labels":{"kollect.dev/watch":"disabled"}}}"#;
+    let object =
+        extract::decode(text.as_bytes(), &extract::Plan::whole(), extract::TypeMeta { api_version: "v1", kind: "X" });
+    let object = object.unwrap();
+    let labels = object.get("metadata").and_then(|metadata: &Value<'_>| metadata.get("labels"));
+    assert!(!Filter::default().wants("x", labels, Consent::Enabled));
+}

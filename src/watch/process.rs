@@ -1,0 +1,185 @@
+//! One event to the rows of all targets that want it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+
+use super::dispatch::{Change, Event};
+use super::filter::{Consent, Filter};
+use crate::extract::{self, Extractor, Plan, TypeMeta};
+use crate::metrics::Metrics;
+use crate::model::{Body, Namespace, ObjectKey, TargetKey};
+use crate::store;
+use crate::watch::discover::Resource;
+
+/// What one target wants of a resource.
+#[derive(Debug, Clone)]
+pub struct Interest {
+    /// Where its rows go.
+    pub target: store::Target,
+    /// What it collects from.
+    pub resource: Arc<Resource>,
+    /// How; the same program keeps its rows when only the namespaces change.
+    pub program: Arc<Program>,
+    /// In which namespaces, with what each says about being watched. Empty for a cluster-scoped resource.
+    pub namespaces: Arc<BTreeMap<Namespace, Consent>>,
+}
+
+/// Filter and extraction of one target.
+#[derive(Debug)]
+pub struct Program {
+    /// Which objects.
+    pub filter: Filter,
+    /// Which attributes.
+    pub extractor: Extractor,
+}
+
+impl Interest {
+    /// Returns the target's key.
+    pub fn key(&self) -> &TargetKey {
+        &self.target.origin().target
+    }
+
+    /// Tells whether the target collects there.
+    fn covers(&self, namespace: &str) -> Option<Consent> {
+        if namespace.is_empty() { Some(Consent::Unset) } else { self.namespaces.get(namespace).copied() }
+    }
+}
+
+/// The interests by resource and namespace: an event does not pay for targets that do not want it.
+#[derive(Debug, Default)]
+pub(super) struct Index {
+    resources: HashMap<Arc<Resource>, ResourceIndex>,
+}
+
+#[derive(Debug)]
+struct ResourceIndex {
+    plan: Plan,
+    api_version: String,
+    kind: Arc<str>,
+    by_namespace: HashMap<Namespace, Vec<Arc<Interest>>>,
+}
+
+impl Index {
+    pub(super) fn new<'a>(interests: impl IntoIterator<Item = &'a Arc<Interest>>) -> Self {
+        let mut grouped: HashMap<Arc<Resource>, Vec<&Arc<Interest>>> = HashMap::new();
+        for interest in interests {
+            grouped.entry(interest.resource.clone()).or_default().push(interest);
+        }
+        let resources = grouped.into_iter().map(|(resource, interests)| {
+            let index = ResourceIndex::new(&resource, &interests);
+            (resource, index)
+        });
+        Self { resources: resources.collect() }
+    }
+
+    /// Returns our copy of a namespace that some target wants objects of.
+    pub(super) fn wanted(&self, resource: &Resource, namespace: &str) -> Option<Namespace> {
+        self.resources.get(resource)?.by_namespace.get_key_value(namespace).map(|(namespace, _)| namespace.clone())
+    }
+
+    /// Returns the interests in one namespace of a resource, or in all.
+    pub(super) fn interests(&self, resource: &Resource, namespace: Option<&Namespace>) -> Vec<Arc<Interest>> {
+        let Some(index) = self.resources.get(resource) else { return Vec::new() };
+        if let Some(namespace) = namespace {
+            return index.by_namespace.get(namespace).cloned().unwrap_or_default();
+        }
+        let all = index.by_namespace.values().flatten();
+        let by_key: BTreeMap<&ObjectKey, &Arc<Interest>> = all.map(|interest| (interest.key(), interest)).collect();
+        by_key.into_values().cloned().collect()
+    }
+}
+
+impl ResourceIndex {
+    fn supplied(&self) -> TypeMeta<'_> {
+        TypeMeta { api_version: &self.api_version, kind: &self.kind }
+    }
+
+    fn new(resource: &Resource, interests: &[&Arc<Interest>]) -> Self {
+        let mut by_namespace: HashMap<Namespace, Vec<Arc<Interest>>> = HashMap::new();
+        for interest in interests {
+            if resource.scope == super::discover::Scope::Cluster {
+                by_namespace.entry(Namespace::new("")).or_default().push((*interest).clone());
+            }
+            for namespace in interest.namespaces.keys() {
+                by_namespace.entry(namespace.clone()).or_default().push((*interest).clone());
+            }
+        }
+        let kind = interests.first().map_or_else(|| "".into(), |interest| interest.target.origin().gvk.kind.clone());
+        let plan = Plan::new(interests.iter().map(|interest| interest.program.extractor.prefixes()));
+        Self { plan, api_version: resource.api_version(), kind, by_namespace }
+    }
+}
+
+/// Decodes, filters, extracts and stores.
+#[derive(Debug)]
+pub(super) struct Processor {
+    index: RwLock<Arc<Index>>,
+    metrics: Arc<Metrics>,
+}
+
+impl Processor {
+    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
+        Self { index: RwLock::default(), metrics }
+    }
+
+    pub(super) fn index(&self) -> Arc<Index> {
+        self.index.read().clone()
+    }
+
+    pub(super) fn set_index(&self, index: Index) {
+        *self.index.write() = Arc::new(index);
+    }
+
+    /// Handles one event. A broken object costs its own row and nothing else.
+    pub(super) fn handle(&self, event: &Event, scratch: &mut Vec<u8>) {
+        let index = self.index();
+        let Some(resource) = index.resources.get(&event.resource) else { return };
+        let Some(interests) = resource.by_namespace.get(&event.namespace) else { return };
+        if event.change == Change::Delete {
+            for interest in interests {
+                interest.target.remove(&event.uid);
+            }
+            return;
+        }
+        let object = match extract::decode(&event.text, &resource.plan, resource.supplied()) {
+            Ok(object) => object,
+            Err(error) => {
+                let message = crate::error::chain(&error);
+                for interest in interests {
+                    self.failed(interest, event, &message);
+                }
+                return;
+            }
+        };
+        let metadata = object.get("metadata");
+        let name = metadata.and_then(|metadata| metadata.get("name")?.as_str()).unwrap_or_default();
+        let labels = metadata.and_then(|metadata| metadata.get("labels"));
+        for interest in interests {
+            let consent = interest.covers(event.namespace.as_str()).unwrap_or_default();
+            if !interest.program.filter.wants(name, labels, consent) {
+                interest.target.remove(&event.uid);
+                continue;
+            }
+            scratch.clear();
+            match interest.program.extractor.extract(&object, scratch) {
+                Ok(extracted) => match Body::new(name, scratch) {
+                    Some(body) => {
+                        if extracted.sanitized {
+                            self.metrics.rows_sanitized.inc();
+                        }
+                        interest.target.apply(&event.uid, &event.namespace, body, extracted.sanitized, event.mark);
+                    }
+                    None => self.failed(interest, event, "the object's name is longer than 65535 bytes"),
+                },
+                Err(error) => self.failed(interest, event, &crate::error::chain(&error)),
+            }
+        }
+    }
+
+    fn failed(&self, interest: &Interest, event: &Event, message: &str) {
+        self.metrics.row_failed();
+        interest.target.fail(&event.uid, &event.namespace, message, event.mark);
+    }
+}
