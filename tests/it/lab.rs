@@ -195,17 +195,21 @@ async fn load_creates_skips_patches_and_deletes() {
 }
 
 #[tokio::test]
-async fn loaded_deployments_have_about_five_kilobytes() {
-    let Some(ground) = Ground::own("size").await else { return };
-    let load = Load { namespaces: 2, per_namespace: 50, ..Load::default() };
-    load.create(&ground.client).await.unwrap();
-    let list = load::raw_list(&ground.client, "deployments.apps").await.unwrap();
-    let each = list.bytes / load.total();
-    assert!((4_600..5_600).contains(&each), "{each} bytes each");
-
-    let maps = Load { kind: Kind::Configmap, ..load };
-    maps.create(&ground.client).await.unwrap();
-    assert!(load::raw_list(&ground.client, "configmaps").await.unwrap().bytes > 100 * 500);
+async fn loaded_objects_have_the_size_of_real_ones() {
+    let Some(ground) = Ground::shared("size").await else { return };
+    for (kind, resource, path, bytes) in [
+        (Kind::Deployment, "deployments.apps", "/apis/apps/v1/namespaces/{}/deployments", 4_600..5_600),
+        (Kind::Configmap, "configmaps", "/api/v1/namespaces/{}/configmaps", 700..1_500),
+    ] {
+        let prefix = format!("{}-", ground.namespace);
+        let load = Load { kind, namespaces: 1, per_namespace: 50, prefix, ..Load::default() };
+        load.create(&ground.client).await.unwrap();
+        let path = path.replace("{}", &load.namespace(0));
+        let list = ground.client.request_text(http::Request::get(path).body(Vec::new()).unwrap()).await.unwrap();
+        assert!(bytes.contains(&(list.len() / load.total())), "{} bytes per {resource}", list.len() / load.total());
+        let raw = load::raw_list(&ground.client, resource).await.unwrap();
+        assert!(raw.bytes >= list.len(), "a list of all namespaces is shorter than that of one");
+    }
 }
 
 #[tokio::test]
