@@ -94,6 +94,10 @@ impl Bench {
                 Name::Churn => churn(&mut stage).await,
                 Name::Restart => restart(&mut stage).await,
             };
+            let values = match values {
+                Ok(values) => stage.check_rows().await.map(|()| values),
+                Err(error) => Err(error),
+            };
             let values =
                 values.with_context(|| format!("run {run}; the operator's log ends with\n{}", stage.log_tail()))?;
             eprintln!("run {run}: {}", report::line(&values));

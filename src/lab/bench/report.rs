@@ -27,8 +27,8 @@ impl Report {
             same.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
         for key in &self.order {
             let runs = &self.runs[key];
-            object.insert((*key).to_owned(), json!(round(median(runs))));
-            object.insert(format!("{key}_runs"), runs.iter().map(|value| json!(round(*value))).collect());
+            object.insert((*key).to_owned(), number(median(runs)));
+            object.insert(format!("{key}_runs"), runs.iter().map(|value| number(*value)).collect());
         }
         Value::Object(object)
     }
@@ -50,6 +50,12 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// Writes a count as a whole number and a measurement with its thousandths.
+fn number(value: f64) -> Value {
+    let text = round(value).to_string();
+    text.parse::<i64>().map_or_else(|_| json!(round(value)), |whole| json!(whole))
+}
+
 /// Keeps what was measured and drops what the representation adds.
 fn round(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
@@ -62,11 +68,11 @@ mod tests {
     #[test]
     fn report_holds_medians_and_runs() {
         let mut report = Report::default();
-        for seconds in [3.0, 1.0, 2.000_04] {
+        for seconds in [3.5, 1.0, 2.250_04] {
             report.add(&[("seconds", seconds)]);
         }
         let report = report.finish(&[("rows", json!(10))]);
-        assert_eq!(report, json!({"rows": 10, "seconds": 2.0, "seconds_runs": [3.0, 1.0, 2.0]}));
+        assert_eq!(report.to_string(), r#"{"rows":10,"seconds":2.25,"seconds_runs":[3.5,1,2.25]}"#);
     }
 
     #[test]

@@ -201,6 +201,13 @@ impl Stage {
         Ok(usize::try_from(count)?)
     }
 
+    /// Fails unless the table has one row for each object.
+    pub(super) async fn check_rows(&self) -> Result<()> {
+        let count = self.lab.postgres().count(&self.database, TABLE).await?;
+        ensure!(usize::try_from(count)? == self.rows, "{count} rows for {} objects", self.rows);
+        Ok(())
+    }
+
     pub(super) async fn row_writes(&self) -> Result<RowWrites> {
         self.lab.postgres().row_writes(&self.database, TABLE).await
     }
