@@ -117,17 +117,17 @@ fn line(logging: Logging, metadata: &Metadata<'_>, mut fields: Map<String, Value
     let logger = logger(metadata.target());
     let mut text = match logging.format {
         LogFormat::Json => {
-            let mut line = Map::new();
-            line.insert("ts".to_owned(), stamp(logging.time, now));
-            line.insert("level".to_owned(), name.into());
-            line.insert("logger".to_owned(), logger.into());
-            line.insert("msg".to_owned(), message.into());
-            // A field that is called like one of the four would hide it, and is told apart by an underscore.
+            // The four come first and in this order, for the eye; `Map` would sort them.
+            let (stamp, logger, message) = (stamp(logging.time, now), Value::from(logger), Value::from(message));
+            let mut line = format!(r#"{{"ts":{stamp},"level":"{name}","logger":{logger},"msg":{message}"#);
             for (name, value) in fields {
+                // A field that is called like one of the four would hide it, and is told apart by an underscore.
                 let taken = matches!(name.as_str(), "ts" | "level" | "logger" | "msg");
-                line.insert(if taken { format!("{name}_") } else { name }, value);
+                let name = Value::from(if taken { format!("{name}_") } else { name });
+                let _ = write!(line, ",{name}:{value}"); // a String takes any text
             }
-            Value::Object(line).to_string()
+            line.push('}');
+            line
         }
         LogFormat::Console => {
             let stamp = match stamp(logging.time, now) {
