@@ -260,6 +260,7 @@ impl Environment {
 impl Config {
     /// Checks flags and environment, and fills in what they leave open.
     pub fn new(args: ManagerArgs, environment: Environment) -> Result<Self, ConfigErrors> {
+        let logging = Logging::from(&args);
         let mut errors = not_served(&args);
         errors.extend(lease_order(&args));
         let api = api_access(&args.kubeconfig, environment.kubeconfig, environment.in_cluster, environment.home);
@@ -277,7 +278,7 @@ impl Config {
                 health: address(args.health_probe_bind_address),
                 metrics: address(args.metrics_bind_address),
             },
-            logging: Logging::from(&args),
+            logging,
             collection: Collection {
                 dispatch_workers: count(args.collect_dispatch_workers, DISPATCH_WORKERS),
                 dispatch_queue: count(args.collect_dispatch_queue_size, DISPATCH_QUEUE),
