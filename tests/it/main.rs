@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod lab;
 #[cfg(test)]
+mod layering;
+#[cfg(test)]
 mod postgres;
 #[cfg(test)]
 mod support;
