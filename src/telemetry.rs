@@ -23,6 +23,9 @@ use crate::error::chain;
 /// The prefix of the loggers of this program.
 const OURS: &str = "kollect";
 
+/// A library that logs each failed request as an error, and returns it too: we log it where it is handled.
+const REPEATS: &str = "kube_client";
+
 /// Starts logging for the process, panics included. A second call changes nothing.
 pub fn start(logging: Logging) {
     let lines = Lines { logging, write: to_stderr };
@@ -50,8 +53,9 @@ struct Fields(Map<String, Value>);
 
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
-        let wanted = level(self.logging.level);
-        *metadata.level() <= if is_ours(metadata.target()) { wanted } else { wanted.min(Level::WARN) }
+        let (wanted, target) = (level(self.logging.level), metadata.target());
+        !target.starts_with(REPEATS)
+            && *metadata.level() <= if is_ours(target) { wanted } else { wanted.min(Level::WARN) }
     }
 
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
@@ -259,6 +263,7 @@ mod tests {
             debug!("hidden");
             info!(target: "hyper", "hidden");
             tracing::warn!(target: "hyper::proto", "shown");
+            error!(target: "kube_client::client::builder", "hidden");
             info!(target: "kollect_lab", "shown");
         });
         assert_eq!(lines, "WARN\thyper.proto\tshown\nINFO\tkollect_lab\tshown\n");
