@@ -32,7 +32,7 @@ enum Command {
     /// Runs the operator.
     // Boxed: some fifty settings beside commands that have none.
     Manager(Box<ManagerArgs>),
-    /// Prints the CustomResourceDefinitions, or writes them to files.
+    /// Prints the definitions of the kinds, or writes them to files.
     Crds(crds::Args),
     /// Prints which build this is.
     Version,

@@ -69,6 +69,19 @@ pub struct Logging {
     pub time: TimeEncoding,
 }
 
+impl From<&ManagerArgs> for Logging {
+    /// Needs no checks, so that even a complaint about other flags is logged as asked.
+    fn from(args: &ManagerArgs) -> Self {
+        let (format, level) =
+            if args.zap_devel { (LogFormat::Console, LogLevel::Debug) } else { (LogFormat::Json, LogLevel::Info) };
+        Self {
+            format: args.zap_encoder.unwrap_or(format),
+            level: args.zap_log_level.unwrap_or(level),
+            time: args.zap_time_encoding,
+        }
+    }
+}
+
 /// From the cluster to rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collection {
@@ -247,6 +260,7 @@ impl Environment {
 impl Config {
     /// Checks flags and environment, and fills in what they leave open.
     pub fn new(args: ManagerArgs, environment: Environment) -> Result<Self, ConfigErrors> {
+        let logging = Logging::from(&args);
         let mut errors = not_served(&args);
         errors.extend(lease_order(&args));
         let api = api_access(&args.kubeconfig, environment.kubeconfig, environment.in_cluster, environment.home);
@@ -264,7 +278,7 @@ impl Config {
                 health: address(args.health_probe_bind_address),
                 metrics: address(args.metrics_bind_address),
             },
-            logging: logging(args.zap_devel, args.zap_encoder, args.zap_log_level, args.zap_time_encoding),
+            logging,
             collection: Collection {
                 dispatch_workers: count(args.collect_dispatch_workers, DISPATCH_WORKERS),
                 dispatch_queue: count(args.collect_dispatch_queue_size, DISPATCH_QUEUE),
@@ -397,12 +411,6 @@ fn address(bind: Bind) -> Option<BindAddress> {
         Bind::Off => None,
         Bind::At(address) => Some(address),
     }
-}
-
-fn logging(devel: bool, format: Option<LogFormat>, level: Option<LogLevel>, time: TimeEncoding) -> Logging {
-    let (usual_format, usual_level) =
-        if devel { (LogFormat::Console, LogLevel::Debug) } else { (LogFormat::Json, LogLevel::Info) };
-    Logging { format: format.unwrap_or(usual_format), level: level.unwrap_or(usual_level), time }
 }
 
 fn store_budget(budget: Budget, memory_limit: Option<u64>) -> Option<ByteSize> {

@@ -46,10 +46,11 @@ pub mod control;
 pub mod status;
 
 // The outside of the process.
-pub mod http;
-#[cfg(feature = "lab")]
-pub mod lab;
-
 pub mod cli;
+pub mod http;
 pub mod runtime;
 pub mod telemetry;
+
+// Real parts for tests, benches and the demo; never in a release.
+#[cfg(feature = "lab")]
+pub mod lab;

@@ -19,7 +19,6 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::cli::version;
 use crate::config::{ApiAccess, Config, Permission, Servers};
 use crate::control::{Control, Parts};
 use crate::deliver::Deliverer;
@@ -62,8 +61,7 @@ pub enum RuntimeError {
 ///
 /// # Errors
 /// Everything that ends the operator by itself.
-pub async fn run(config: Config, stop: CancellationToken) -> Result<(), RuntimeError> {
-    let metrics = Arc::new(Metrics::new(version::VERSION, version::COMMIT));
+pub async fn run(config: Config, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), RuntimeError> {
     let readiness = Readiness::new();
     // The servers outlive the work, so that the end can be observed.
     let serving = CancellationToken::new();

@@ -1,6 +1,7 @@
 //! `kollect manager`: settings, logging, signals, then the operator until one of them ends it.
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::version;
-use crate::config::{Config, Environment, LogFormat, LogLevel, Logging, ManagerArgs, Permission, TimeEncoding};
+use crate::config::{Config, Environment, Logging, ManagerArgs, Permission};
+use crate::metrics::Metrics;
 use crate::{runtime, telemetry};
 
 /// How long blocking work may hold up the exit once everything else has ended.
@@ -21,20 +23,14 @@ pub fn run(args: ManagerArgs) -> ExitCode {
         super::print(&version::line());
         return ExitCode::SUCCESS;
     }
+    telemetry::start(Logging::from(&args));
     let config = match Config::new(args, Environment::read()) {
         Ok(config) => config,
         Err(error) => {
-            // The settings for logging are among those that did not pass.
-            telemetry::start(Logging {
-                format: LogFormat::Console,
-                level: LogLevel::Info,
-                time: TimeEncoding::Rfc3339,
-            });
             error!(error = %error, "invalid settings");
             return ExitCode::FAILURE;
         }
     };
-    telemetry::start(config.logging);
     match operate(config) {
         Ok(code) => code,
         Err(error) => {
@@ -65,8 +61,9 @@ async fn until_signal(config: Config) -> anyhow::Result<ExitCode> {
         }
     };
     announce(&config);
+    let metrics = Arc::new(Metrics::new(version::VERSION, version::COMMIT));
     let stop = CancellationToken::new();
-    let mut running = std::pin::pin!(runtime::run(config, stop.clone()));
+    let mut running = std::pin::pin!(runtime::run(config, metrics, stop.clone()));
     tokio::select! {
         ended = &mut running => return ended.map(|()| ExitCode::SUCCESS).map_err(anyhow::Error::from),
         signal = next() => info!(signal, "stopping"),

@@ -5,7 +5,11 @@
 
 // Each module says `cfg(test)`, though all of this is a test, for that is how clippy knows that it may `unwrap`.
 #[cfg(test)]
+mod command_line;
+#[cfg(test)]
 mod lab;
+#[cfg(test)]
+mod layering;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
