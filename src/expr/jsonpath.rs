@@ -202,8 +202,7 @@ fn evaluate_steps<'v, 'a>(
     shape: Shape,
     hiding: Hiding<'v>,
 ) -> Result<Found<'v, 'a>, EvalError> {
-    // The usual path picks one value at each step and needs no list of matches.
-    if steps.iter().all(|step| matches!(step, Step::Field(_) | Step::Index(_))) {
+    if is_definite(steps) {
         let Some(value) = pick(steps, root, hiding)? else { return Ok(Found::Nothing) };
         return Ok(match value {
             Value::Null => Found::Nothing,
@@ -223,6 +222,11 @@ fn evaluate_steps<'v, 'a>(
             _ => Found::Many(all),
         },
     })
+}
+
+/// Tells whether the steps pick at most one value; the usual path does, and needs no list of matches.
+fn is_definite(steps: &[Step]) -> bool {
+    steps.iter().all(|step| matches!(step, Step::Field(_) | Step::Index(_)))
 }
 
 fn pick<'v, 'a>(
@@ -380,6 +384,7 @@ impl Filter {
     fn keeps(&self, element: &Value<'_>) -> Result<Option<bool>, EvalError> {
         let Some((comparison, right)) = &self.test else {
             return Ok(Some(match &self.left {
+                Operand::Path(path) if is_definite(path) => pick(path, element, Hiding::NOTHING)?.is_some(),
                 Operand::Path(path) => matches_of(path, element, Hiding::NOTHING)?.is_some(),
                 Operand::Literal(_) => true,
             }));
@@ -395,6 +400,7 @@ impl Operand {
     fn resolve<'v, 'a>(&'v self, element: &'v Value<'a>) -> Result<Option<&'v Value<'a>>, EvalError> {
         match self {
             Self::Literal(value) => Ok(Some(value)),
+            Self::Path(path) if is_definite(path) => pick(path, element, Hiding::NOTHING),
             Self::Path(path) => match matches_of(path, element, Hiding::NOTHING)?.as_deref() {
                 None | Some([]) => Ok(None),
                 Some([one]) => Ok(Some(one)),

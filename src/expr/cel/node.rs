@@ -11,6 +11,7 @@ use ::cel::common::types::{
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{Env, ExecutionError};
 
+use super::meter::Meter;
 use super::{Scope, check};
 use crate::canonical::Value;
 
@@ -272,7 +273,7 @@ fn equal(left: &dyn Val, right: &dyn Val) -> bool {
 
 /// Declares the functions that [`check`] puts in the place of operators. Their names cannot be written in CEL.
 pub(super) fn declare(env: &mut Env) {
-    let functions: [(&str, usize, Function); 4] = [
+    let functions: [(&str, usize, Function); 5] = [
         (check::EQUAL, 2, |args| match args.as_slice() {
             [left, right] => Ok(boolean(equal(&**left, &**right))),
             _ => Err(ExecutionError::missing_argument_or_target()),
@@ -284,6 +285,13 @@ pub(super) fn declare(env: &mut Env) {
         (check::PRESENT, 2, |args| match args.as_slice() {
             [map, key] if map.get_type().kind() == Kind::Map => within(&**key, &**map).map(boolean),
             [map, _] => Err(mismatch(&**map, "map")),
+            _ => Err(ExecutionError::missing_argument_or_target()),
+        }),
+        (check::CHARGED, 2, |mut args| match (args.pop(), args.pop()) {
+            (Some(value), Some(meter)) => match meter.downcast_ref::<Meter>() {
+                Some(meter) if meter.charge(&*value) => Ok(value),
+                _ => Err(ExecutionError::function_error("+", "too large")),
+            },
             _ => Err(ExecutionError::missing_argument_or_target()),
         }),
         (check::SORTED, 1, |mut args| match args.pop() {
