@@ -113,17 +113,10 @@ impl Expression {
     pub(super) fn prefixes(&self, prefixes: &mut Prefixes) {
         for reference in &self.references {
             let mut node = &mut *prefixes;
-            let mut keys = reference.path.iter().filter_map(|segment| match segment {
-                Segment::Key(key) => Some(key.as_str()),
-                Segment::Index(_) => None,
-            });
-            let mut last = keys.next();
-            while let Some(key) = last {
-                last = keys.next();
-                if last.is_none() && key == "value" {
-                    node.child("name").take_all(); // decides whether the value may be shown
+            for segment in &reference.path {
+                if let Segment::Key(key) = segment {
+                    node = node.picked(key);
                 }
-                node = node.child(key);
             }
             if !reference.test {
                 node.take_all();
@@ -167,7 +160,8 @@ impl Expression {
         // Asked before the conversion, which reads all of a map; whoever shows a map applies the rule to its entries.
         let hidden = scope.hidden.load(Ordering::Relaxed);
         let value = convert::to_value(&*value)?;
-        if hidden && !value.is_null() {
+        // A yes or no only speaks about what was read.
+        if hidden && !matches!(value, Value::Null | Value::Bool(_)) {
             return Ok(Found::One(hiding.replacement));
         }
         Ok(match (value, self.shape) {

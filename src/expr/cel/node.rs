@@ -45,6 +45,15 @@ pub(super) fn entry<'v>(map: &'v Value<'v>, key: &str, scope: &Scope<'_>) -> Opt
     Some(found)
 }
 
+/// As [`entry`], for keys that the expression may have computed: a plain value under a sensitive one counts too.
+fn computed_entry<'v>(map: &'v Value<'v>, key: &str, scope: &Scope<'_>) -> Option<&'v Value<'v>> {
+    let found = entry(map, key, scope)?;
+    if !matches!(found, Value::Map(_)) && (scope.hiding.hides)(key) {
+        scope.hidden.store(true, Ordering::Relaxed);
+    }
+    Some(found)
+}
+
 pub(super) fn type_name(value: &Value<'_>) -> &'static str {
     match value {
         Value::Null => "null_type",
@@ -84,9 +93,8 @@ impl<'v> View<'v> {
     fn lookup(&self, index: &dyn Val) -> Result<&'v Value<'v>, ExecutionError> {
         match self.value {
             Value::Map(_) => match index.downcast_ref::<CelString>() {
-                Some(key) => {
-                    entry(self.value, key.inner(), self.scope).ok_or_else(|| ExecutionError::no_such_key(key.inner()))
-                }
+                Some(key) => computed_entry(self.value, key.inner(), self.scope)
+                    .ok_or_else(|| ExecutionError::no_such_key(key.inner())),
                 None if matches!(index.get_type().kind(), Kind::Int | Kind::UInt | Kind::Double | Kind::Boolean) => {
                     Err(ExecutionError::no_such_key("that is not text"))
                 }

@@ -232,6 +232,36 @@ fn cel_rows_of_the_table() {
         ("cel:object.metadata.uid == 'u-1' ? 'yes' : 1", "refused: no such overload: _?_:_"),
         ("cel:object.metadata.uid == 'u-1' ? 'yes' : 'no'", r#""yes""#),
         ("cel:object.metadata.uid == 'u-2' ? 'yes' : null", "∅"),
+    ]);
+}
+
+#[test]
+fn the_standard_library_of_cel_works_over_objects() {
+    check(&[
+        ("cel:{object.metadata.name: 1, 'b': object.spec.one}", r#"{"b":[{"image":"solo:1"}],"web":1}"#),
+        ("cel:{'a': 1}.a + {'a': 1}['a'] + [1, 2][1]", "4"),
+        ("cel:{'a': 1}.b", "error: no such key: b"),
+        ("cel:[1, 2][2]", "error: index out of bounds"),
+        ("cel:object.spec.replicas in [1, 3] && 1 in [1u] && !('x' in {'a': 1})", "true"),
+        ("cel:object.C.map(c, c.name).exists(n, n == 'app')", "true"),
+        ("cel:timestamp('2026-01-02T03:04:05Z').getFullYear() + duration('2h').getMinutes()", "2146"),
+        ("cel:timestamp('2026-01-02T23:30:00Z').getDate('+01:00')", "3"),
+        ("cel:timestamp('2026-01-02T00:00:00Z') - timestamp('2026-01-01T00:00:00Z') > duration('23h')", "true"),
+        ("cel:timestamp('yesterday')", "error: failed to call timestamp"),
+        ("cel:bool('true') && dyn(1) == 1.0 && 1u == 1", "true"),
+        ("cel:string(1u) + string(1.5) + string(b'x') + string(true)", r#""11.5xtrue""#),
+        ("cel:size('é') + size(b'\\303\\251')", "3"),
+        ("cel:matches(object.metadata.name, 'w[a-f]b')", "true"),
+        ("cel:object.metadata.name.matches('(')", "error: failed to call"),
+        ("cel:-object.spec.replicas", "-3"),
+        ("cel:-object.metadata.name", "error: no such overload"),
+        ("cel:object.spec.nothing == null", "true"),
+        ("cel:object.spec.replicas + object.metadata.name", "error: no such overload"),
+        ("cel:object.spec.replicas && true", "error: no such overload"),
+        ("cel:true || object.missing", "true"),
+        ("cel:object.missing && false", "false"),
+        ("cel:object.spec.replicas.map(x, x)", "error: "),
+        ("cel:object.metadata.name.foo", "error: no such overload"),
         ("cel:object.metadata.labels.map(k, k)", r#"["app","app.kubernetes.io/name","zone"]"#),
         ("cel:{'b': 1, 'c': 2, 'a': 3}.map(k, k)", r#"["a","b","c"]"#),
         ("cel:object.spec.matrix == [[1, 2], [3]]", "true"),
