@@ -121,12 +121,11 @@ pub enum EvalError {
     TooLarge,
 }
 
-/// The rule for entries such as `{name: DB_PASSWORD, value: …}`: the `value` beside a hidden `name` is replaced.
-///
-/// The value has lost its name once a path has picked it, so the rule has to be applied while picking.
+/// Which keys are sensitive, for what has lost its key once a path has picked it: the members that `.*` and `..` pick,
+/// and the `value` of an entry such as `{name: DB_PASSWORD, value: …}`.
 #[derive(Clone, Copy)]
 pub struct Hiding<'v> {
-    /// Tells whether the `value` beside this `name` must not be shown.
+    /// Tells whether what is under this key, or beside this `name`, must not be shown.
     pub hides: &'v (dyn Fn(&str) -> bool + Sync),
     /// What is shown in its place.
     pub replacement: &'v Value<'static>,

@@ -5,27 +5,29 @@
 //! - it refuses names, functions, argument counts and types that can only fail, with their place;
 //! - it replaces each chain of selections from `object` (`object.spec.replicas`) by one reference, which is both what
 //!   the decoder has to keep and what is looked up in one go when the expression runs;
-//! - it puts a step of the budget into every loop, so that three nested loops over 200 elements end soon;
+//! - it puts a step of the budget into every loop and a charge on everything that is built ([`meter`]), so that three
+//!   nested loops over 200 elements end soon, and no expression outgrows the process;
 //! - it makes the order of map keys bytewise and equality structural, whichever way a list or map came about.
 //!
 //! Values of the object reach the interpreter as borrowed views ([`node`]), never as copies.
 
 mod check;
 mod convert;
+mod meter;
 mod node;
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use ::cel::common::value::CowVal;
 use ::cel::context::VariableResolver;
 use ::cel::{Context, Env, ExecutionError, IdedExpr};
 
+use self::meter::{Meter, Overrun};
 use super::{CompileError, EvalError, Found, Hiding, Prefixes, Shape};
 use crate::canonical::Value;
 
-/// Loop steps of one evaluation: some 30 ms, a thousand times what a sensible attribute takes.
-pub const BUDGET_STEPS: u32 = 100_000;
+pub use self::meter::BUDGET_STEPS;
 
 /// Bytes of one result; what an API server accepts as a whole object is 1.5 MiB.
 pub const RESULT_LIMIT_BYTES: usize = 2 * 1024 * 1024;
@@ -111,17 +113,10 @@ impl Expression {
     pub(super) fn prefixes(&self, prefixes: &mut Prefixes) {
         for reference in &self.references {
             let mut node = &mut *prefixes;
-            let mut keys = reference.path.iter().filter_map(|segment| match segment {
-                Segment::Key(key) => Some(key.as_str()),
-                Segment::Index(_) => None,
-            });
-            let mut last = keys.next();
-            while let Some(key) = last {
-                last = keys.next();
-                if last.is_none() && key == "value" {
-                    node.child("name").take_all(); // decides whether the value may be shown
+            for segment in &reference.path {
+                if let Segment::Key(key) = segment {
+                    node = node.picked(key);
                 }
-                node = node.child(key);
             }
             if !reference.test {
                 node.take_all();
@@ -149,21 +144,24 @@ impl Expression {
             references: &self.references,
             root,
             hiding,
-            steps: AtomicU32::new(0),
+            meter: Meter::default(),
             hidden: AtomicBool::new(false),
         };
         let mut context = Context::with_env(Arc::clone(&ENV));
         context.set_variable_resolver(&scope);
         let outcome = ::cel::Value::resolve_val(&self.root, &context);
-        if scope.steps.load(Ordering::Relaxed) > BUDGET_STEPS {
-            // Also when an operator such as `||` swallowed the error of a loop that was cut short.
-            return Err(EvalError::BudgetExceeded);
+        // Also when an operator such as `||` swallowed the error of a loop that was cut short.
+        match scope.meter.overrun() {
+            Some(Overrun::Steps) => return Err(EvalError::BudgetExceeded),
+            Some(Overrun::Bytes) => return Err(EvalError::TooLarge),
+            None => {}
         }
         let value = outcome.map_err(|error| scope.explain(&error))?;
         // Asked before the conversion, which reads all of a map; whoever shows a map applies the rule to its entries.
         let hidden = scope.hidden.load(Ordering::Relaxed);
         let value = convert::to_value(&*value)?;
-        if hidden && !value.is_null() {
+        // A yes or no only speaks about what was read.
+        if hidden && !matches!(value, Value::Null | Value::Bool(_)) {
             return Ok(Found::One(hiding.replacement));
         }
         Ok(match (value, self.shape) {
@@ -189,7 +187,7 @@ struct Scope<'v> {
     references: &'v [Reference],
     root: &'v Value<'v>,
     hiding: Hiding<'v>,
-    steps: AtomicU32,
+    meter: Meter,
     /// Whether a value was read that must not be shown.
     hidden: AtomicBool,
 }
@@ -197,8 +195,10 @@ struct Scope<'v> {
 impl VariableResolver for Scope<'_> {
     fn resolve<'b>(&'b self, variable: &str) -> Option<CowVal<'b, 'b>> {
         if variable == check::STEP {
-            let taken = self.steps.fetch_add(1, Ordering::Relaxed);
-            return (taken < BUDGET_STEPS).then(|| node::boolean(true));
+            return self.meter.step().then(|| node::boolean(true));
+        }
+        if variable == check::METER {
+            return Some(CowVal::Borrowed(&self.meter));
         }
         let reference = self.reference(variable)?;
         let found = self.walk(&reference.path);

@@ -108,10 +108,9 @@ impl Template {
     }
 }
 
-/// The last key picks the value; `[0]` and its like behind it pick from a list under the same key.
+/// The last key picks the value; `[0]`, `.*` and their like behind it pick from what is under the same key.
 fn last_keys(steps: &[Step], each: &mut dyn FnMut(&str)) {
-    let last = steps.iter().rev().find(|step| !matches!(step, Step::Index(_) | Step::Slice(_) | Step::Filter(_)));
-    match last {
+    match steps.iter().rev().find(|step| matches!(step, Step::Field(_) | Step::Union(_))) {
         Some(Step::Field(key)) => each(key),
         Some(Step::Union(members)) => members.iter().for_each(|member| last_keys(std::slice::from_ref(member), each)),
         _ => {}
@@ -131,12 +130,7 @@ fn want_nodes(nodes: &[Node], prefixes: &mut Prefixes) {
 fn want(steps: &[Step], prefixes: &mut Prefixes, end: &mut dyn FnMut(&mut Prefixes)) {
     let Some((step, rest)) = steps.split_first() else { return end(prefixes) };
     match step {
-        Step::Field(key) => {
-            if is_entry_value(step, rest) {
-                prefixes.child("name").take_all(); // decides whether the value may be shown
-            }
-            want(rest, prefixes.child(key), end);
-        }
+        Step::Field(key) => want(rest, prefixes.picked(key), end),
         Step::Index(_) | Step::Slice(_) => want(rest, prefixes, end),
         Step::Wildcard | Step::Recursive => prefixes.take_all(),
         Step::Union(members) => {
@@ -144,13 +138,8 @@ fn want(steps: &[Step], prefixes: &mut Prefixes, end: &mut dyn FnMut(&mut Prefix
             let nested = rest.iter().any(|step| matches!(step, Step::Union(_)));
             for member in members {
                 match member {
-                    Step::Field(key) if nested => prefixes.child(key).take_all(),
-                    Step::Field(key) => {
-                        if is_entry_value(member, rest) {
-                            prefixes.child("name").take_all();
-                        }
-                        want(rest, prefixes.child(key), end);
-                    }
+                    Step::Field(key) if nested => prefixes.picked(key).take_all(),
+                    Step::Field(key) => want(rest, prefixes.picked(key), end),
                     _ if nested => prefixes.take_all(),
                     _ => want(rest, prefixes, end),
                 }
@@ -166,10 +155,6 @@ fn want(steps: &[Step], prefixes: &mut Prefixes, end: &mut dyn FnMut(&mut Prefix
             want(rest, prefixes, end);
         }
     }
-}
-
-fn is_entry_value(step: &Step, rest: &[Step]) -> bool {
-    rest.is_empty() && matches!(step, Step::Field(key) if **key == *"value")
 }
 
 fn evaluate_nodes<'v, 'a>(
@@ -202,8 +187,7 @@ fn evaluate_steps<'v, 'a>(
     shape: Shape,
     hiding: Hiding<'v>,
 ) -> Result<Found<'v, 'a>, EvalError> {
-    // The usual path picks one value at each step and needs no list of matches.
-    if steps.iter().all(|step| matches!(step, Step::Field(_) | Step::Index(_))) {
+    if is_definite(steps) {
         let Some(value) = pick(steps, root, hiding)? else { return Ok(Found::Nothing) };
         return Ok(match value {
             Value::Null => Found::Nothing,
@@ -225,6 +209,11 @@ fn evaluate_steps<'v, 'a>(
     })
 }
 
+/// Tells whether the steps pick at most one value; the usual path does, and needs no list of matches.
+fn is_definite(steps: &[Step]) -> bool {
+    steps.iter().all(|step| matches!(step, Step::Field(_) | Step::Index(_)))
+}
+
 fn pick<'v, 'a>(
     steps: &'v [Step],
     root: &'v Value<'a>,
@@ -233,7 +222,7 @@ fn pick<'v, 'a>(
     let mut value = root;
     for (at, step) in steps.iter().enumerate() {
         let next = match step {
-            Step::Field(key) => field(value, key, steps.get(at + 1..).unwrap_or_default(), step, hiding),
+            Step::Field(key) => field(value, key, steps.get(at + 1..).unwrap_or_default(), hiding),
             Step::Index(index) => list(value)?.and_then(|items| item(items, *index)),
             _ => None,
         };
@@ -245,15 +234,13 @@ fn pick<'v, 'a>(
     Ok(Some(value))
 }
 
-fn field<'v, 'a>(
-    value: &'v Value<'a>,
-    key: &str,
-    rest: &[Step],
-    step: &Step,
-    hiding: Hiding<'v>,
-) -> Option<&'v Value<'a>> {
+/// Picks by name. What is hidden is replaced where the path ends, and not entered before.
+fn field<'v, 'a>(value: &'v Value<'a>, key: &str, rest: &[Step], hiding: Hiding<'v>) -> Option<&'v Value<'a>> {
     let found = value.get(key)?;
-    Some(if is_entry_value(step, rest) && hiding.applies(value) { hiding.replacement } else { found })
+    if key == "value" && hiding.applies(value) {
+        return rest.is_empty().then_some(hiding.replacement);
+    }
+    Some(found)
 }
 
 /// Returns all that the steps match, in order; `None` when the path as a whole has no value.
@@ -294,7 +281,7 @@ fn advance<'v, 'a>(
     }
     for &input in inputs {
         match step {
-            Step::Field(key) => out.extend(field(input, key, rest, step, hiding)),
+            Step::Field(key) => out.extend(field(input, key, rest, hiding)),
             Step::Index(index) => out.extend(list(input)?.and_then(|items| item(items, *index))),
             Step::Slice(slice) => {
                 if let Some(items) = list(input)? {
@@ -303,11 +290,19 @@ fn advance<'v, 'a>(
             }
             Step::Wildcard => match input {
                 Value::List(items) => out.extend(items),
-                Value::Map(map) => out.extend(map.iter().map(|(_, value)| value)),
+                Value::Map(map) => {
+                    for (key, _) in map.iter() {
+                        if !(hiding.hides)(key) {
+                            out.extend(field(input, key, rest, hiding));
+                        } else if rest.is_empty() {
+                            out.push(hiding.replacement);
+                        }
+                    }
+                }
                 Value::Str(_) => return Err(EvalError::NoElements("string")),
                 _ => {}
             },
-            Step::Recursive => descend(input, out),
+            Step::Recursive => descend(input, hiding, out),
             Step::Filter(filter) => {
                 for element in list(input)?.unwrap_or_default() {
                     match filter.keeps(element)? {
@@ -356,19 +351,23 @@ fn cut<'v, 'a>(items: &'v [Value<'a>], slice: Slice, out: &mut Vec<&'v Value<'a>
     }
 }
 
-/// Adds the value and everything below it that has elements, parents first.
-fn descend<'v, 'a>(value: &'v Value<'a>, out: &mut Vec<&'v Value<'a>>) {
+/// Adds the value and everything below it that has elements, parents first; what is hidden is not entered.
+fn descend<'v, 'a>(value: &'v Value<'a>, hiding: Hiding<'v>, out: &mut Vec<&'v Value<'a>>) {
     match value {
         Value::List(items) if !items.is_empty() => {
             out.push(value);
             for item in items {
-                descend(item, out);
+                descend(item, hiding, out);
             }
         }
         Value::Map(map) if !map.is_empty() => {
             out.push(value);
-            for (_, item) in map.iter() {
-                descend(item, out);
+            let hides_value = hiding.applies(value);
+            for (key, item) in map.iter() {
+                let hidden = (hiding.hides)(key) || (hides_value && key == "value");
+                if !hidden {
+                    descend(item, hiding, out);
+                }
             }
         }
         _ => {}
@@ -380,6 +379,7 @@ impl Filter {
     fn keeps(&self, element: &Value<'_>) -> Result<Option<bool>, EvalError> {
         let Some((comparison, right)) = &self.test else {
             return Ok(Some(match &self.left {
+                Operand::Path(path) if is_definite(path) => pick(path, element, Hiding::NOTHING)?.is_some(),
                 Operand::Path(path) => matches_of(path, element, Hiding::NOTHING)?.is_some(),
                 Operand::Literal(_) => true,
             }));
@@ -395,6 +395,7 @@ impl Operand {
     fn resolve<'v, 'a>(&'v self, element: &'v Value<'a>) -> Result<Option<&'v Value<'a>>, EvalError> {
         match self {
             Self::Literal(value) => Ok(Some(value)),
+            Self::Path(path) if is_definite(path) => pick(path, element, Hiding::NOTHING),
             Self::Path(path) => match matches_of(path, element, Hiding::NOTHING)?.as_deref() {
                 None | Some([]) => Ok(None),
                 Some([one]) => Ok(Some(one)),

@@ -22,6 +22,15 @@ impl Prefixes {
         &mut self.children[index].1
     }
 
+    /// Returns the node under a key that a path picks. With a `value` comes the `name` beside it, which decides whether
+    /// the value may be shown.
+    pub(super) fn picked(&mut self, key: &str) -> &mut Prefixes {
+        if key == "value" {
+            self.child("name").take_all();
+        }
+        self.child(key)
+    }
+
     /// Wants everything from here on.
     pub fn take_all(&mut self) {
         self.whole = true;

@@ -98,6 +98,9 @@ fn a_value_picked_by_a_sensitive_key_is_hidden() {
         "cel:[object.spec].map(s, s.password)",
         "cel:object.spec.env.filter(e, e.name == 'DB_PASSWORD').map(e, e.value)",
         "cel:object.spec.env[0].value",
+        "cel:['password'].map(k, object.spec[k])",
+        "$.spec.auth.*",
+        "$.spec.auth..",
         "$.spec.env[0].value",
         "$.spec.env[?(@.name==\"DB_PASSWORD\")].value",
     ] {
@@ -113,6 +116,9 @@ fn what_only_speaks_about_a_sensitive_value_is_shown() {
         ("cel:size(object.spec.password)", "7"),
         ("cel:object.spec.password != '' ? 'set' : 'unset'", "\"set\""),
         ("$.spec.auth.user", "\"u\""),
+        ("$..user", "null"),
+        ("cel:[object.spec].exists(s, s.password == 'x')", "false"),
+        ("cel:[object.spec].map(s, s.auth.user)", "[\"u\"]"),
         ("$.spec.env[1].value", "\"h\""),
         ("cel:object.spec.env[1].value", "\"h\""),
         ("$.spec.missing.password", "null"),
@@ -133,6 +139,23 @@ fn a_list_of_entry_values_hides_only_the_sensitive_ones() {
     assert_eq!(
         attributes_of(&[attribute("v", "cel:object.spec.env.map(e, has(e.value), e)")], POD),
         format!(r#"{{"v":[{{"name":"DB_PASSWORD","value":{HIDDEN}}},{{"name":"HOST","value":"h"}}]}}"#)
+    );
+}
+
+#[test]
+fn an_entry_value_picked_as_a_member_is_hidden() {
+    assert_eq!(
+        attributes_of(&[attribute("v", "$.spec.env[0].*")], POD),
+        format!(r#"{{"v":["DB_PASSWORD",{HIDDEN}]}}"#)
+    );
+    assert_eq!(attributes_of(&[attribute("v", "$.spec.env[1].*")], POD), r#"{"v":["HOST","h"]}"#);
+}
+
+#[test]
+fn members_under_sensitive_keys_are_hidden_among_others() {
+    assert_eq!(
+        attributes_of(&[attribute("v", "$.spec.*")], r#"{"spec":{"port":80,"password":"x"}}"#),
+        format!(r#"{{"v":[{HIDDEN},80]}}"#)
     );
 }
 
@@ -176,4 +199,81 @@ fn an_extractor_is_shared_between_threads() {
     fn assert_shared<T: Send + Sync>() {}
     assert_shared::<Extractor>();
     assert_shared::<Plan>();
+}
+
+mod random {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_path() -> impl Strategy<Value = String> {
+        let step = prop::sample::select(vec![
+            ".spec",
+            ".a",
+            ".value",
+            ".name",
+            ".password",
+            "[0]",
+            "[*]",
+            "[1:]",
+            ".*",
+            "..",
+            "..a",
+            "..password",
+            "['a','password']",
+            "[?(@.a)]",
+            "[?(@.password)]",
+            "['password']",
+        ]);
+        let jsonpath = prop::collection::vec(step, 1..4).prop_map(|steps| format!("{{{}}}", steps.concat()));
+        let cel = prop::sample::select(vec![
+            "cel:object",
+            "cel:object.spec",
+            "cel:[object.spec]",
+            "cel:object.a.map(x, x.password)",
+            "cel:object.a.map(x, [x])",
+            "cel:object.a.map(x, x.value)",
+            "cel:object.spec.map(k, object.spec[k])",
+            "cel:{'k': object.spec.password}",
+            "cel:object.a.filter(x, has(x.value))",
+            "cel:object.spec.value",
+            "cel:[1].map(x, object.spec.password)",
+        ]);
+        prop_oneof![jsonpath, cel.prop_map(str::to_owned)]
+    }
+
+    /// An object in which each plain value, or list of them, under a sensitive key is a marker.
+    fn any_object() -> impl Strategy<Value = String> {
+        let leaf = prop::sample::select(vec!["null", "1", "\"b\"", "[]", "{}"]).prop_map(str::to_owned);
+        let node = leaf.prop_recursive(5, 40, 4, |inner| {
+            let key = prop::sample::select(vec!["a", "name", "spec", "value"]);
+            let secret = prop::sample::select(vec![
+                "",
+                r#""password":"MARKER""#,
+                r#""password":["MARKER",["MARKER"]]"#,
+                r#""name":"API_TOKEN","value":"MARKER""#,
+                r#""name":"API_TOKEN","value":["MARKER"]"#,
+            ]);
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..4).prop_map(|items| format!("[{}]", items.join(","))),
+                (prop::collection::btree_map(key, inner, 0..5), secret).prop_map(|(entries, secret)| {
+                    let entries = entries.into_iter().map(|(key, value)| format!("\"{key}\":{value}"));
+                    let secret = Some(secret.to_owned()).filter(|secret| !secret.is_empty());
+                    format!("{{{}}}", entries.chain(secret).collect::<Vec<_>>().join(","))
+                }),
+            ]
+        });
+        (node.clone(), node).prop_map(|(spec, a)| format!(r#"{{"metadata":{{"name":"b"}},"spec":{spec},"a":{a}}}"#))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(10_000))]
+
+        #[test]
+        fn no_path_shows_what_is_under_a_sensitive_key(path in any_path(), object in any_object()) {
+            if let Ok((text, _)) = row(&[attribute("v", &path)], &object) {
+                prop_assert!(!text.contains("MARKER"), "{path} over {object} shows {text}");
+            }
+        }
+    }
 }

@@ -13,6 +13,10 @@ use crate::expr::CompileError;
 pub(super) const REFERENCE: &str = "@ref";
 /// Takes one step of the budget and is true, or an error when none is left.
 pub(super) const STEP: &str = "@step";
+/// The meter of the evaluation, an argument of [`CHARGED`].
+pub(super) const METER: &str = "@meter";
+/// The second argument, charged to the first.
+pub(super) const CHARGED: &str = "@charged";
 /// `==` by structure.
 pub(super) const EQUAL: &str = "@equal";
 /// `in` by structure.
@@ -21,6 +25,11 @@ pub(super) const WITHIN: &str = "@within";
 pub(super) const PRESENT: &str = "@present";
 /// The keys of a map in order; a list as it is.
 pub(super) const SORTED: &str = "@sorted";
+
+/// The variable in which the parser has a loop collect; not writable in CEL either.
+const ACCUMULATOR: &str = "@result";
+/// Literals up to this size cost less than looking at them would.
+const UNCHARGED_ELEMENTS: usize = 4;
 
 /// The static type of an expression, as far as the tree shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,7 +194,9 @@ impl Checker<'_> {
                 for element in list.elements {
                     elements.push(self.expr(element, keys)?.0);
                 }
-                with(Expr::List(ListExpr::new(elements)), Ty::List)
+                let many = elements.len() > UNCHARGED_ELEMENTS;
+                let list = IdedExpr { id, expr: Expr::List(ListExpr::new(elements)) };
+                Ok((if many { charged(list) } else { list }, Ty::List))
             }
             Expr::Map(map) => self.map(id, map, keys),
             Expr::Comprehension(comprehension) => self.comprehension(id, *comprehension, keys),
@@ -301,7 +312,9 @@ impl Checker<'_> {
             pair.value = self.expr(std::mem::take(&mut pair.value), keys)?.0;
             entries.push(entry);
         }
-        Ok((IdedExpr { id, expr: Expr::Map(MapExpr { entries }) }, Ty::Map))
+        let many = entries.len() > UNCHARGED_ELEMENTS;
+        let map = IdedExpr { id, expr: Expr::Map(MapExpr { entries }) };
+        Ok((if many { charged(map) } else { map }, Ty::Map))
     }
 
     fn comprehension(
@@ -425,7 +438,13 @@ impl Checker<'_> {
             operators::IN if types.first().is_some_and(|ty| !ty.is_scalar()) && is_view.last() == Some(&false) => {
                 call_expr(WITHIN, checked)
             }
-            _ => Expr::Call(CallExpr { func_name, target, args: checked }),
+            _ => {
+                let builds = matches!(func_name.as_str(), operators::ADD | "string" | "bytes") && !ty.is_number();
+                let accumulates =
+                    matches!(checked.as_slice(), [IdedExpr { expr: Expr::Ident(name), .. }, _] if name == ACCUMULATOR);
+                let call = IdedExpr { id, expr: Expr::Call(CallExpr { func_name, target, args: checked }) };
+                return Ok((if builds && !accumulates { charged(call) } else { call }, ty));
+            }
         };
         Ok((IdedExpr { id, expr }, ty))
     }
@@ -456,18 +475,35 @@ fn stepped(expr: IdedExpr, never: LiteralValue) -> IdedExpr {
     call(operators::CONDITIONAL, vec![step, expr, never])
 }
 
+/// Wraps an expression so that its value is charged to the meter.
+fn charged(expr: IdedExpr) -> IdedExpr {
+    call(CHARGED, vec![IdedExpr { id: 0, expr: Expr::Ident(METER.to_owned()) }, expr])
+}
+
 /// Puts the step where the interpreter still recognises an append: into the guard, or into the appended element.
 fn step_inside(loop_step: &mut IdedExpr) {
     let Expr::Call(CallExpr { func_name, args, .. }) = &mut loop_step.expr else { return };
-    let place = match (func_name.as_str(), args.as_mut_slice()) {
-        (operators::CONDITIONAL, [guard, ..]) => Some((guard, LiteralValue::Boolean(false.into()))),
-        (operators::ADD, [_, IdedExpr { expr: Expr::List(list), .. }]) => {
-            list.elements.first_mut().map(|element| (element, LiteralValue::Null))
+    match (func_name.as_str(), args.as_mut_slice()) {
+        (operators::CONDITIONAL, [guard, append, _]) => {
+            *guard = stepped(std::mem::take(guard), LiteralValue::Boolean(false.into()));
+            if let Some(element) = appended(append) {
+                *element = charged(std::mem::take(element));
+            }
         }
+        _ => {
+            if let Some(element) = appended(loop_step) {
+                *element = stepped(charged(std::mem::take(element)), LiteralValue::Null);
+            }
+        }
+    }
+}
+
+/// Returns `x` of `@result + [x]`.
+fn appended(expr: &mut IdedExpr) -> Option<&mut IdedExpr> {
+    let Expr::Call(CallExpr { func_name, args, .. }) = &mut expr.expr else { return None };
+    match args.as_mut_slice() {
+        [_, IdedExpr { expr: Expr::List(list), .. }] if func_name == operators::ADD => list.elements.first_mut(),
         _ => None,
-    };
-    if let Some((expr, never)) = place {
-        *expr = stepped(std::mem::take(expr), never);
     }
 }
 

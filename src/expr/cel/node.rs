@@ -11,6 +11,7 @@ use ::cel::common::types::{
 use ::cel::common::value::{CowVal, Val};
 use ::cel::{Env, ExecutionError};
 
+use super::meter::Meter;
 use super::{Scope, check};
 use crate::canonical::Value;
 
@@ -39,6 +40,15 @@ fn boxed<'v>(value: &'v Value<'v>, scope: &'v Scope<'v>) -> Box<dyn Val + 'v> {
 pub(super) fn entry<'v>(map: &'v Value<'v>, key: &str, scope: &Scope<'_>) -> Option<&'v Value<'v>> {
     let found = map.get(key)?;
     if key == "value" && scope.hiding.applies(map) {
+        scope.hidden.store(true, Ordering::Relaxed);
+    }
+    Some(found)
+}
+
+/// As [`entry`], for keys that the expression may have computed: a plain value under a sensitive one counts too.
+fn computed_entry<'v>(map: &'v Value<'v>, key: &str, scope: &Scope<'_>) -> Option<&'v Value<'v>> {
+    let found = entry(map, key, scope)?;
+    if !matches!(found, Value::Map(_)) && (scope.hiding.hides)(key) {
         scope.hidden.store(true, Ordering::Relaxed);
     }
     Some(found)
@@ -83,9 +93,8 @@ impl<'v> View<'v> {
     fn lookup(&self, index: &dyn Val) -> Result<&'v Value<'v>, ExecutionError> {
         match self.value {
             Value::Map(_) => match index.downcast_ref::<CelString>() {
-                Some(key) => {
-                    entry(self.value, key.inner(), self.scope).ok_or_else(|| ExecutionError::no_such_key(key.inner()))
-                }
+                Some(key) => computed_entry(self.value, key.inner(), self.scope)
+                    .ok_or_else(|| ExecutionError::no_such_key(key.inner())),
                 None if matches!(index.get_type().kind(), Kind::Int | Kind::UInt | Kind::Double | Kind::Boolean) => {
                     Err(ExecutionError::no_such_key("that is not text"))
                 }
@@ -272,7 +281,7 @@ fn equal(left: &dyn Val, right: &dyn Val) -> bool {
 
 /// Declares the functions that [`check`] puts in the place of operators. Their names cannot be written in CEL.
 pub(super) fn declare(env: &mut Env) {
-    let functions: [(&str, usize, Function); 4] = [
+    let functions: [(&str, usize, Function); 5] = [
         (check::EQUAL, 2, |args| match args.as_slice() {
             [left, right] => Ok(boolean(equal(&**left, &**right))),
             _ => Err(ExecutionError::missing_argument_or_target()),
@@ -284,6 +293,13 @@ pub(super) fn declare(env: &mut Env) {
         (check::PRESENT, 2, |args| match args.as_slice() {
             [map, key] if map.get_type().kind() == Kind::Map => within(&**key, &**map).map(boolean),
             [map, _] => Err(mismatch(&**map, "map")),
+            _ => Err(ExecutionError::missing_argument_or_target()),
+        }),
+        (check::CHARGED, 2, |mut args| match (args.pop(), args.pop()) {
+            (Some(value), Some(meter)) => match meter.downcast_ref::<Meter>() {
+                Some(meter) if meter.charge(&*value) => Ok(value),
+                _ => Err(ExecutionError::function_error("+", "too large")),
+            },
             _ => Err(ExecutionError::missing_argument_or_target()),
         }),
         (check::SORTED, 1, |mut args| match args.pop() {
