@@ -212,7 +212,7 @@ async fn dropped_delivery_is_all_or_nothing(subject: &impl Subject) -> Result<()
         let attempt = delta(&scope, base, all.clone(), Vec::new(), u64::from(whole), cut);
         let limit = Duration::from_millis(2 + cut * cut * 4);
         let outcome = tokio::time::timeout(limit, sink.deliver(&attempt)).await;
-        let held = subject.sink().recover(&scope, &Selection::All).await?;
+        let held = sink.recover(&scope, &Selection::All).await?;
         ensure!(
             held.is_empty() || held.len() == all.len(),
             "cut after {limit:?} there are {} of {whole} rows",

@@ -233,7 +233,7 @@ impl Guard {
         Err(DialError::Connect { host: host.to_owned(), port, source: failure })
     }
 
-    fn check_answers(&self, host: &str, answers: &[SocketAddr]) -> Result<(), Refusal> {
+    fn check_answers(self, host: &str, answers: &[SocketAddr]) -> Result<(), Refusal> {
         for answer in answers {
             let address = answer.ip();
             if let Some(rule) = self.verdict(address) {
@@ -244,7 +244,7 @@ impl Guard {
     }
 
     /// Returns the rule that an address breaks.
-    fn verdict(&self, address: IpAddr) -> Option<Rule> {
+    fn verdict(self, address: IpAddr) -> Option<Rule> {
         let rule = match unmap(address) {
             IpAddr::V4(address) => rule_v4(address),
             IpAddr::V6(address) => rule_v6(address),

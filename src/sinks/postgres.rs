@@ -170,9 +170,9 @@ fn shared<K: Eq + std::hash::Hash, V>(map: &Mutex<HashMap<K, Weak<V>>>, key: K, 
         return there;
     }
     map.retain(|_, entry| entry.strong_count() > 0);
-    let made = Arc::new(make());
-    map.insert(key, Arc::downgrade(&made));
-    made
+    let first = Arc::new(make());
+    map.insert(key, Arc::downgrade(&first));
+    first
 }
 
 /// Closes idle connections as long as it runs.
@@ -243,14 +243,11 @@ impl PostgresSink {
         Session { lease, names: &home.names, sql: &home.sql, statement_timeout: self.statement_timeout }
     }
 
-    /// Opens a transaction with our limits. Rows are found by key, whatever the planner thinks of a table that it has
-    /// not analysed yet.
+    /// Opens a transaction with our limits.
     async fn begin(&self, session: &Session<'_>) -> Result<(), PostgresError> {
         let script = format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL statement_timeout = {}; \
-             SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}; \
-             SET LOCAL client_connection_check_interval = 5000; \
-             SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off",
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL statement_timeout = {}; \
+             SET LOCAL lock_timeout = {}; SET LOCAL idle_in_transaction_session_timeout = {}",
             self.statement_timeout.as_millis(),
             self.lock_timeout.as_millis(),
             IDLE_IN_TRANSACTION.as_millis()

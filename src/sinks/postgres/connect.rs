@@ -151,7 +151,7 @@ impl Pool {
             let query = session.client.query_typed_one("SHOW transaction_read_only", &[]);
             let row = in_time(deadline, doing, query).await?;
             if row.try_get::<_, &str>(0).is_ok_and(|answer| answer == "on") {
-                return Err(PostgresError::ReadOnly { host: shown(host) });
+                return Err(PostgresError::ReadOnly { server: format!("host {}", shown(host)) });
             }
         }
         Ok(session)

@@ -60,8 +60,8 @@ pub(super) enum PostgresError {
     },
     #[error("failed to {doing}: no answer within {} s", .after.as_secs())]
     Timeout { doing: String, after: Duration },
-    #[error("host {host} is read-only")]
-    ReadOnly { host: String },
+    #[error("{server} is read-only")]
+    ReadOnly { server: String },
     #[error(transparent)]
     Schema(SchemaError),
     #[error(
@@ -88,9 +88,8 @@ pub(super) struct ServerError {
 impl fmt::Display for ServerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} (SQLSTATE {})", self.message, self.state.code())?;
-        match advice(&self.state) {
-            Some(advice) => write!(f, "; {advice}")?,
-            None => {}
+        if let Some(advice) = advice(&self.state) {
+            write!(f, "; {advice}")?;
         }
         match &self.constraint {
             Some(constraint) if self.state == SqlState::UNIQUE_VIOLATION => {
@@ -222,8 +221,8 @@ fn handshake_class(error: &rustls::Error) -> Class {
         | Tls::PeerIncompatible(_)
         | Tls::InvalidCertRevocationList(_)
         | Tls::InconsistentKeys(_)
-        | Tls::NoApplicationProtocol => Class::Terminal,
-        Tls::AlertReceived(alert) => match alert {
+        | Tls::NoApplicationProtocol
+        | Tls::AlertReceived(
             AlertDescription::HandshakeFailure
             | AlertDescription::NoCertificate
             | AlertDescription::BadCertificate
@@ -237,9 +236,8 @@ fn handshake_class(error: &rustls::Error) -> Class {
             | AlertDescription::ProtocolVersion
             | AlertDescription::InsufficientSecurity
             | AlertDescription::UnrecognisedName
-            | AlertDescription::NoApplicationProtocol => Class::Terminal,
-            _ => Class::Transient,
-        },
+            | AlertDescription::NoApplicationProtocol,
+        ) => Class::Terminal,
         _ => Class::Transient,
     }
 }
@@ -263,17 +261,11 @@ fn state_class(state: &SqlState) -> Class {
         | "53" | "55" | "57" | "58" | "72" | "F0"
         // internal error: also what poolers say when their server is away
         | "XX" => Class::Transient,
-        // triggered action, unsupported feature, transaction initiation, locator, grantor, role, diagnostics
-        "09" | "0A" | "0B" | "0F" | "0L" | "0P" | "0Z"
-        // case, cardinality, data, integrity, cursor state, triggered data change, authorization, privileges
-        | "20" | "21" | "22" | "23" | "24" | "27" | "28" | "2B"
-        // routines, cursor name, external routines, savepoints
-        | "2F" | "34" | "38" | "39" | "3B"
-        // catalog, schema, syntax or access rule, check option, program limits
-        | "3D" | "3F" | "42" | "44" | "54"
-        // foreign data wrappers, PL/pgSQL
-        | "HV" | "P0" => Class::Terminal,
-        // raised by a trigger of the table's owner
+        // Terminal is all the rest of the standard and of PostgreSQL: triggered action (09), unsupported feature (0A),
+        // transaction initiation, locator, grantor, role, diagnostics (0B to 0Z), case (20), cardinality (21), data (22),
+        // integrity (23), cursor state (24), triggered change (27), authorization (28), privileges (2B), routines (2F, 38,
+        // 39), cursor name (34), savepoint (3B), catalog (3D), schema (3F), syntax and access (42), check option (44),
+        // program limits (54), foreign data (HV), PL/pgSQL (P0); and what a trigger of the table's owner raises.
         _ => Class::Terminal,
     }
 }

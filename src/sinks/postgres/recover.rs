@@ -25,8 +25,8 @@ impl RecoverSql {
             "SELECT target_name, source_uid, resource_namespace, fingerprint FROM {data} \
              WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3"
         );
-        let parts =
-            format!("{all} AND (target_name, resource_namespace) IN (SELECT * FROM unnest($4::text[], $5::text[]))");
+        // One text for the pair, for it can be looked up in a hashed array; names hold no slash.
+        let parts = format!("{all} AND target_name || '/' || resource_namespace = ANY ($4)");
         Self { all, parts }
     }
 }
@@ -42,21 +42,14 @@ pub(super) async fn read<'a>(
     let (cluster, namespace, name) = state::key(scope);
     let mut params: Vec<(&(dyn ToSql + Sync), Type)> =
         vec![(&cluster, Type::TEXT), (&namespace, Type::TEXT), (&name, Type::TEXT)];
-    let parts = match selection {
-        Selection::All => None,
-        Selection::Parts(parts) => {
-            let targets: Vec<&str> = parts.iter().map(|part| part.target.as_str()).collect();
-            // Cluster-scoped objects are stored under the namespace of their inventory.
-            let stored = |part: &'a Part| if part.namespace.is_empty() { namespace } else { part.namespace.as_str() };
-            let namespaces: Vec<&str> = parts.iter().map(stored).collect();
-            Some((targets, namespaces))
-        }
-    };
-    let sql = match &parts {
-        None => &session.sql.recover.all,
-        Some((targets, namespaces)) => {
-            params.push((targets, Type::TEXT_ARRAY));
-            params.push((namespaces, Type::TEXT_ARRAY));
+    // Cluster-scoped objects are stored under the namespace of their inventory.
+    let stored = |part: &'a Part| if part.namespace.is_empty() { namespace } else { part.namespace.as_str() };
+    let parts: Vec<String>;
+    let sql = match selection {
+        Selection::All => &session.sql.recover.all,
+        Selection::Parts(wanted) => {
+            parts = wanted.iter().map(|part| format!("{}/{}", part.target, stored(part))).collect();
+            params.push((&parts, Type::TEXT_ARRAY));
             &session.sql.recover.parts
         }
     };
@@ -89,7 +82,7 @@ fn shared<T: Clone + Eq + std::hash::Hash + std::borrow::Borrow<str>>(
     if let Some(there) = known.get(text) {
         return there.clone();
     }
-    let made = make(text.into());
-    known.insert(made.clone());
-    made
+    let first = make(text.into());
+    known.insert(first.clone());
+    first
 }

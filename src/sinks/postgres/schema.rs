@@ -216,7 +216,7 @@ pub(super) async fn look(
 ) -> Result<Facts, PostgresError> {
     let found = inspect(client, names, deadline).await?;
     if found.read_only {
-        return Err(PostgresError::ReadOnly { host: "of the connection string".to_owned() });
+        return Err(PostgresError::ReadOnly { server: "the server".to_owned() });
     }
     judge(&found, names, mode).map_err(PostgresError::Schema)
 }
@@ -380,9 +380,10 @@ impl Shape {
             return Err(SchemaError::NarrowKey {
                 table: table.to_owned(),
                 columns: index.columns.join(", "),
-                ddl: match index.is_constraint {
-                    true => format!("ALTER TABLE {table} DROP CONSTRAINT {name}"),
-                    false => format!("DROP INDEX CONCURRENTLY {}.{name}", Quoted(schema.to_owned())),
+                ddl: if index.is_constraint {
+                    format!("ALTER TABLE {table} DROP CONSTRAINT {name}")
+                } else {
+                    format!("DROP INDEX CONCURRENTLY {}.{name}", Quoted(schema.to_owned()))
                 },
                 index: name,
             });
@@ -399,7 +400,7 @@ async fn inspect(client: &Client, names: &Names, deadline: Instant) -> Result<Fo
          coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false) \
          FROM (SELECT 1) one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1";
     let schema: (&(dyn tokio_postgres::types::ToSql + Sync), Type) = (&names.schema, Type::TEXT);
-    let row = in_time(deadline, doing, client.query_typed_one(server, &[schema.clone()])).await?;
+    let row = in_time(deadline, doing, client.query_typed_one(server, std::slice::from_ref(&schema))).await?;
     let failed = |error| PostgresError::driver(doing(), error);
     let mut found = Found {
         version: row.try_get(0).map_err(failed)?,
