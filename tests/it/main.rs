@@ -9,4 +9,6 @@ mod lab;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod support;
