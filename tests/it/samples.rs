@@ -1,14 +1,32 @@
 //! The definitions on a real API server: what it accepts, what it refuses and in which words.
 
 use kollect::api;
-use kollect::api::v1alpha1::{KollectDatabaseSink, KollectInventory, KollectProfile, KollectTarget, WatchMode};
-use kollect::{api::v1alpha1::Duration, validate};
+use kollect::api::v1alpha1::{
+    Duration, KollectDatabaseSink, KollectInventory, KollectProfile, KollectTarget, WatchMode,
+};
+use kollect::validate;
 use kube::api::{DynamicObject, PostParams, TypeMeta};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::support::{Ground, repository_file};
+
+/// A spec and what the API server should say about it.
+#[derive(Deserialize)]
+struct Case {
+    kind: String,
+    spec: Value,
+    #[serde(default)]
+    says: String,
+}
+
+/// Reads a table of specs.
+fn cases(file: &str) -> Vec<Case> {
+    let path = repository_file("tests/fixtures").join(file);
+    serde_saphyr::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+}
 
 /// Asks the API server to create an object without keeping it; returns its answer or its refusal.
 async fn try_create(client: &Client, namespace: &str, kind: &str, spec: Value) -> Result<DynamicObject, String> {
@@ -73,78 +91,9 @@ async fn explain_prints_the_documentation_of_a_field() {
 #[tokio::test]
 async fn manifests_of_older_releases_stay_valid() {
     let Some(ground) = Ground::shared("older").await else { return };
-    let names: Vec<String> = (0..20).map(|n| format!("s{n}")).collect();
-    let refs: Vec<Value> = names.iter().map(|name| json!({ "name": name })).collect();
-    let accepted = [
-        ("KollectProfile", json!({"targetGVK": {"version": "v1", "kind": "Secret"}})),
-        (
-            "KollectProfile",
-            json!({
-                "targetGVK": {"group": "apps", "version": "v1", "kind": "Deployment"},
-                "attributes": [
-                    {"name": "a", "path": "$.spec.replicas"},
-                    {"name": "b", "path": ".metadata.name"},
-                    {"name": "c", "path": "helm:release.chartVersion", "optional": true},
-                    {"name": "d", "path": "cel:object.spec.replicas > 1", "type": "anything"},
-                ],
-                "export": {"mode": "Resource", "as": "object", "prune": {"jsonPointers": ["/metadata/annotations"], "cel": ["x"]}},
-                "metrics": [{"name": "m", "path": "a", "labels": ["b", "c"]}],
-            }),
-        ),
-        (
-            "KollectTarget",
-            json!({
-                "profileRef": "p",
-                "namespaceSelector": {},
-                "names": ["x"],
-                "labelSelector": {"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "k", "operator": "DoesNotExist"}]},
-                "resourceRules": [{"gvk": {"version": "v1", "kind": "Pod"}, "matchPolicy": "true"}],
-                "watchMode": "OptIn",
-            }),
-        ),
-        (
-            "KollectInventory",
-            json!({"databaseSinkRefs": refs, "exportMinInterval": "0s", "httpEndpoint": {"enabled": true, "port": 8082}}),
-        ),
-        ("KollectInventory", json!({"exportMinInterval": "1.5h"})),
-        (
-            "KollectInventory",
-            json!({"exportMinInterval": "24h0m0s", "eventSinkRefs": [{"name": "a", "namespace": ""}]}),
-        ),
-        ("KollectSnapshotSink", json!({"type": "git", "endpoint": "https://git.example.com/a.git#branch=main"})),
-        (
-            "KollectSnapshotSink",
-            json!({
-                "type": "gitlab", "endpoint": "https://gitlab.example.com/a.git",
-                "gitlab": {"mergeRequest": {"mode": "merge_request", "targetBranch": "main"}},
-                "serialization": {"format": "ndjson", "compression": "gzip"},
-                "layout": {"mode": "split", "index": {"pathTemplate": "{namespace}/{name}"}},
-            }),
-        ),
-        (
-            "KollectSnapshotSink",
-            json!({
-                "type": "s3", "endpoint": "s3://bucket/prefix", "pathTemplate": "{cluster}/{namespace}/{name}/{Free}.json",
-                "objectStore": {"format": "parquet"}, "serialization": {"format": "csv"},
-            }),
-        ),
-        (
-            "KollectDatabaseSink",
-            json!({"type": "bigquery", "bigquery": {"project": "p", "dataset": "d", "table": "t"}, "options": {"any": "thing"}}),
-        ),
-        ("KollectEventSink", json!({"type": "kafka", "kafka": {"brokers": ["b:9092"], "topic": "t"}})),
-        ("KollectConnectionTest", json!({"sinkRef": {"eventSinkRef": "bus"}, "profileRef": "p", "ownerSink": false})),
-        ("KollectScope", json!({})),
-        ("KollectClusterScope", json!({"minExportInterval": "1m", "allowedStaticRefNamespaces": ["a"]})),
-        (
-            "KollectClusterTarget",
-            json!({"profileRef": {"name": "p", "namespace": "n"}, "namespaceSelector": {"matchLabels": {"a": "b"}}}),
-        ),
-        ("KollectClusterInventory", json!({"namespaceSelector": {"matchLabels": {"a": "b"}}, "targetRefs": ["t"]})),
-    ];
-    for (kind, spec) in accepted {
-        let answer = try_create(&ground.client, &ground.namespace, kind, spec.clone()).await;
-        assert!(answer.is_ok(), "{kind} {spec}\n{}", answer.unwrap_err());
+    for case in cases("accepted.yaml") {
+        let answer = try_create(&ground.client, &ground.namespace, &case.kind, case.spec.clone()).await;
+        assert!(answer.is_ok(), "{} {}\n{}", case.kind, case.spec, answer.unwrap_err());
     }
 }
 
@@ -174,427 +123,16 @@ async fn defaults_are_those_of_the_reference() {
     assert_eq!(stored["ttlSecondsAfterFinished"], 300);
 }
 
-/// Manifests that are refused, one for each rule at least: kind, spec, and words of the answer.
-fn refused() -> Vec<(&'static str, Value, &'static str)> {
-    let gvk = json!({"version": "v1", "kind": "Pod"});
-    let profile = |path: &str| json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": path}]});
-    let target = |more: Value| merged(json!({"profileRef": "p"}), more);
-    let selector = |requirement: Value| target(json!({"labelSelector": {"matchExpressions": [requirement]}}));
-    let refs = |refs: Value| json!({ "databaseSinkRefs": refs });
-    let git = |more: Value| merged(json!({"type": "git", "endpoint": "https://git.example.com/a.git"}), more);
-    let postgres = |more: Value| {
-        merged(json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t"}}), more)
-    };
-    let nats = |more: Value| merged(json!({"type": "nats", "nats": {"subject": "s"}}), more);
-    let cluster_target = |more: Value| {
-        merged(
-            json!({"profileRef": {"name": "p", "namespace": "n"}, "namespaceSelector": {"matchLabels": {"a": "b"}}}),
-            more,
-        )
-    };
-    let cluster_inventory = |more: Value| merged(json!({"namespaceSelector": {"matchLabels": {"a": "b"}}}), more);
-    let many: Vec<Value> = (0..11).map(|n| json!({"name": format!("s{n}")})).collect();
-    vec![
-        // Profiles.
-        (
-            "KollectProfile",
-            json!({"targetGVK": {"version": "", "kind": "Pod"}}),
-            "spec.targetGVK.version: Invalid value",
-        ),
-        ("KollectProfile", json!({"targetGVK": {"version": "v1"}}), "spec.targetGVK.kind: Required value"),
-        ("KollectProfile", profile(" "), "spec.attributes[0].path: Invalid value: \"string\": must not be blank"),
-        ("KollectProfile", profile("object.spec"), "write cel: in front, for example cel:object.spec.replicas"),
-        ("KollectProfile", profile("object['spec']"), "write cel: in front"),
-        ("KollectProfile", profile("helm:release."), "must name a field of the release: write helm:release.<field>"),
-        ("KollectProfile", profile("helm:release.chart.values.a"), "is not exportable"),
-        (
-            "KollectProfile",
-            json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "{.a}"}, {"name": "a", "path": "{.b}"}]}),
-            "spec.attributes[1]: Duplicate value",
-        ),
-        (
-            "KollectProfile",
-            json!({"targetGVK": gvk, "export": {}}),
-            "spec.attributes: Invalid value: \"object\": must not be empty while export.mode is Attributes",
-        ),
-        (
-            "KollectProfile",
-            json!({"targetGVK": gvk, "attributes": [{"name": "resource", "path": "{.a}"}], "export": {"mode": "Resource"}}),
-            "spec.export.as: Invalid value: \"object\": must not be the name of an attribute",
-        ),
-        (
-            "KollectProfile",
-            json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {"jsonPointers": ["metadata"]}}}),
-            "spec.export.prune.jsonPointers[0]: Invalid value: \"string\": must be a JSON pointer",
-        ),
-        (
-            "KollectProfile",
-            json!({"targetGVK": gvk, "metrics": [{"name": "m", "path": "a"}]}),
-            "spec.metrics: Invalid value: \"object\": each path must be the name of an attribute",
-        ),
-        (
-            "KollectProfile",
-            merged(profile("{.a}"), json!({"metrics": [{"name": "m", "path": "a", "labels": ["b"]}]})),
-            "spec.metrics: Invalid value: \"object\": each label must be the name of an attribute",
-        ),
-        (
-            "KollectProfile",
-            merged(
-                profile("{.a}"),
-                json!({"metrics": [{"name": "m", "path": "a", "labels": ["a", "b", "c", "d", "e", "f"]}]}),
-            ),
-            "spec.metrics[0].labels: Too many: 6: must have at most 5 items",
-        ),
-        // Targets.
-        (
-            "KollectTarget",
-            json!({"profileRef": "a/b"}),
-            "spec.profileRef: Invalid value: \"string\": must be a name without a slash",
-        ),
-        ("KollectTarget", json!({"profileRef": " "}), "must be a name without a slash"),
-        ("KollectTarget", target(json!({"watchMode": "Some"})), "supported values: \"All\", \"OptIn\""),
-        ("KollectTarget", target(json!({"includedNamespaces": [""]})), "spec.includedNamespaces[0]: Invalid value"),
-        (
-            "KollectTarget",
-            target(json!({"excludedNamespaces": ["a", "a"]})),
-            "spec.excludedNamespaces[1]: Duplicate value",
-        ),
-        (
-            "KollectTarget",
-            target(json!({"resourceRules": [{"gvk": {"version": "v1", "kind": ""}}]})),
-            "spec.resourceRules[0].gvk.kind",
-        ),
-        (
-            "KollectTarget",
-            selector(json!({"key": "a", "operator": "in", "values": ["b"]})),
-            "spec.labelSelector.matchExpressions[0].operator: Invalid value: \"object\": must be one of In, NotIn, Exists, DoesNotExist",
-        ),
-        (
-            "KollectTarget",
-            selector(json!({"key": "a", "operator": "In"})),
-            "spec.labelSelector.matchExpressions[0].values: Invalid value: \"object\": must not be empty",
-        ),
-        (
-            "KollectTarget",
-            selector(json!({"key": "a", "operator": "Exists", "values": ["b"]})),
-            "must be empty: the operators Exists",
-        ),
-        // Inventories.
-        (
-            "KollectInventory",
-            json!({"databaseSinkRefs": many, "eventSinkRefs": &many[..10]}),
-            "spec: Invalid value: \"object\": at most 20 sinks over snapshotSinkRefs, databaseSinkRefs and eventSinkRefs",
-        ),
-        ("KollectInventory", refs(json!(["pg"])), "spec.databaseSinkRefs[0]: Invalid value: \"string\""),
-        (
-            "KollectInventory",
-            refs(json!([{"name": "a/b"}])),
-            "spec.databaseSinkRefs[0].name: Invalid value: \"string\": must be a name",
-        ),
-        (
-            "KollectInventory",
-            refs(json!([{"name": "a"}, {"name": "a"}])),
-            "spec.databaseSinkRefs: Invalid value: \"array\": each sink may be named once in a list",
-        ),
-        ("KollectInventory", refs(json!([{"name": "a", "namespace": "b"}])), "namespace is not allowed here"),
-        (
-            "KollectInventory",
-            refs(json!([{"name": "a", "maxExportBytes": 0}])),
-            "spec.databaseSinkRefs[0].maxExportBytes",
-        ),
-        (
-            "KollectInventory",
-            refs(json!([{"name": "a", "exportMinInterval": "25h"}])),
-            "must be a duration from 0s to 24h",
-        ),
-        (
-            "KollectInventory",
-            json!({"exportMinInterval": "5 minutes"}),
-            "spec.exportMinInterval: Invalid value: \"string\": must be a duration from 0s to 24h",
-        ),
-        ("KollectInventory", json!({"exportMinInterval": "-1s"}), "must be a duration from 0s to 24h"),
-        ("KollectInventory", json!({"exportMinInterval": "24h1ns"}), "must be a duration from 0s to 24h"),
-        ("KollectInventory", json!({"maxExportBytes": -1}), "spec.maxExportBytes: Invalid value"),
-        ("KollectInventory", json!({"httpEndpoint": {"port": 0}}), "spec.httpEndpoint.port: Invalid value"),
-        // Snapshot sinks.
-        ("KollectSnapshotSink", json!({"type": "svn"}), "supported values: \"git\", \"gitlab\", \"s3\", \"gcs\""),
-        (
-            "KollectSnapshotSink",
-            json!({"type": "s3", "git": {}}),
-            "spec.git: Invalid value: \"object\": is allowed only for type git",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"gitlab": {}})),
-            "spec.gitlab: Invalid value: \"object\": is allowed only for type gitlab",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"objectStore": {}})),
-            "spec.objectStore: Invalid value: \"object\": is allowed only for the types s3 and gcs",
-        ),
-        ("KollectSnapshotSink", git(json!({"http": {}})), "spec.http: Invalid value: \"object\": is not allowed"),
-        (
-            "KollectSnapshotSink",
-            json!({"type": "gcs", "layout": {}}),
-            "spec.layout: Invalid value: \"object\": is allowed only for the types git and gitlab",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"serialization": {"format": "parquet"}})),
-            "spec.serialization.format: Invalid value: \"object\": does not fit the type",
-        ),
-        ("KollectSnapshotSink", json!({"type": "s3", "serialization": {"format": "yaml"}}), "does not fit the type"),
-        (
-            "KollectSnapshotSink",
-            git(json!({"pathTemplate": "/{namespace}/{name}"})),
-            "spec.pathTemplate: Invalid value: \"string\": must be a relative path without '..'",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"pathTemplate": "../{namespace}/{name}"})),
-            "must be a relative path without '..'",
-        ),
-        ("KollectSnapshotSink", git(json!({"pathTemplate": "{name}"})), "must contain {namespace} and {name}"),
-        (
-            "KollectSnapshotSink",
-            git(json!({"pathTemplate": "{namespace}/{name}/{kind}"})),
-            "may use only {cluster}, {namespace}",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"layout": {"pathTemplate": "a/{kind}"}})),
-            "must contain {sourceName}, {name} or {uid}",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"layout": {"pathTemplate": "{uid}/{x}"}})),
-            "spec.layout.pathTemplate: Invalid value: \"string\": may use only",
-        ),
-        ("KollectSnapshotSink", git(json!({"layout": {"pathTemplate": "../{uid}"}})), "must not contain '..'"),
-        (
-            "KollectSnapshotSink",
-            git(json!({"layout": {"index": {"pathTemplate": "x"}}})),
-            "spec.layout.index.pathTemplate",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"provisioning": {"naming": {"template": "x"}}})),
-            "spec.provisioning.naming.template",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"layout": {"filename": {"maxSegmentLength": 0}}})),
-            "spec.layout.filename.maxSegmentLength",
-        ),
-        (
-            "KollectSnapshotSink",
-            git(json!({"git": {"branch": "refs/heads/main"}})),
-            "spec.git.branch: Invalid value: \"string\": must be a short branch name",
-        ),
-        ("KollectSnapshotSink", git(json!({"git": {"branch": "a..b"}})), "must be a short branch name"),
-        ("KollectSnapshotSink", git(json!({"git": {"branch": "a.lock"}})), "must be a short branch name"),
-        ("KollectSnapshotSink", git(json!({"git": {"cloneDepth": 0}})), "spec.git.cloneDepth: Invalid value"),
-        (
-            "KollectSnapshotSink",
-            git(json!({"git": {"auth": {"secretRef": {"name": ""}}}})),
-            "spec.git.auth.secretRef.name: Invalid value",
-        ),
-        (
-            "KollectSnapshotSink",
-            json!({"type": "git", "endpoint": "FILE:///srv/git"}),
-            "spec.endpoint: Invalid value: \"string\": must not be a file: URL",
-        ),
-        (
-            "KollectSnapshotSink",
-            json!({"type": "s3", "objectStore": {"retention": {"maxAge": "30d"}}}),
-            "spec.objectStore.retention.maxAge: Invalid value: \"string\": must be a duration that is not negative",
-        ),
-        // Database sinks.
-        (
-            "KollectDatabaseSink",
-            json!({"type": "postgres"}),
-            "spec.postgres: Invalid value: \"object\": is required for type postgres",
-        ),
-        (
-            "KollectDatabaseSink",
-            postgres(json!({"type": "mongodb"})),
-            "spec.postgres: Invalid value: \"object\": is required for type postgres and not allowed",
-        ),
-        (
-            "KollectDatabaseSink",
-            json!({"type": "mongodb"}),
-            "spec.mongodb: Invalid value: \"object\": is required for type mongodb",
-        ),
-        (
-            "KollectDatabaseSink",
-            json!({"type": "bigquery"}),
-            "spec.bigquery: Invalid value: \"object\": is required for type bigquery",
-        ),
-        (
-            "KollectDatabaseSink",
-            json!({"type": "bigquery", "bigquery": {"project": " ", "dataset": "d", "table": "t"}}),
-            "spec.bigquery.project: Invalid value: \"string\": must not be blank",
-        ),
-        (
-            "KollectDatabaseSink",
-            postgres(json!({"layout": {}})),
-            "spec.layout: Invalid value: \"object\": is allowed only for the types git and gitlab",
-        ),
-        (
-            "KollectDatabaseSink",
-            postgres(json!({"serialization": {"format": "yaml"}})),
-            "spec.serialization.format: Invalid value: \"object\": must be json",
-        ),
-        (
-            "KollectDatabaseSink",
-            postgres(json!({"options": {"password": "x"}})),
-            "spec.options: Invalid value: \"object\": must not hold credentials",
-        ),
-        (
-            "KollectDatabaseSink",
-            postgres(json!({"exportMinInterval": "2d"})),
-            "spec.exportMinInterval: Invalid value: \"string\": must be a duration",
-        ),
-        (
-            "KollectDatabaseSink",
-            json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t".repeat(64)}}),
-            "spec.postgres.table: Too long: may not be more than 63",
-        ),
-        (
-            "KollectDatabaseSink",
-            json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "refreshAfter": "never"}}),
-            "spec.postgres.refreshAfter: Invalid value: \"string\": must be a duration that is not negative",
-        ),
-        // Event sinks.
-        (
-            "KollectEventSink",
-            json!({"type": "nats"}),
-            "spec.nats: Invalid value: \"object\": is required for type nats",
-        ),
-        (
-            "KollectEventSink",
-            json!({"type": "kafka"}),
-            "spec.kafka: Invalid value: \"object\": is required for type kafka",
-        ),
-        (
-            "KollectEventSink",
-            nats(json!({"layout": {}})),
-            "spec.layout: Invalid value: \"object\": is allowed only for the types git and gitlab",
-        ),
-        ("KollectEventSink", nats(json!({"serialization": {"format": "csv"}})), "must be json"),
-        ("KollectEventSink", nats(json!({"nats": {"mode": "All"}})), "supported values: \"Snapshot\", \"Changes\""),
-        // Connection tests.
-        (
-            "KollectConnectionTest",
-            json!({"sinkRef": {}}),
-            "spec.sinkRef: Invalid value: \"object\": must name exactly one sink",
-        ),
-        (
-            "KollectConnectionTest",
-            json!({"sinkRef": {"databaseSinkRef": "a", "eventSinkRef": "b"}}),
-            "must name exactly one sink",
-        ),
-        ("KollectConnectionTest", json!({"sinkRef": {"databaseSinkRef": "a/b"}}), "spec.sinkRef.databaseSinkRef"),
-        (
-            "KollectConnectionTest",
-            json!({"sinkRef": {"databaseSinkRef": "a"}, "ttlSecondsAfterFinished": -1}),
-            "spec.ttlSecondsAfterFinished: Invalid value",
-        ),
-        // Scopes.
-        (
-            "KollectScope",
-            json!({"minExportInterval": "25h"}),
-            "spec.minExportInterval: Invalid value: \"string\": must be a duration",
-        ),
-        (
-            "KollectScope",
-            json!({"allowedGVKs": [{"version": "v1", "kind": ""}]}),
-            "spec.allowedGVKs[0].kind: Invalid value",
-        ),
-        ("KollectScope", json!({"databaseSinkRefs": ["a", "a"]}), "spec.databaseSinkRefs[1]: Duplicate value"),
-        ("KollectClusterScope", json!({"allowedStaticRefNamespaces": [""]}), "spec.allowedStaticRefNamespaces[0]"),
-        // Cluster kinds.
-        (
-            "KollectClusterTarget",
-            json!({"profileRef": {"name": "p", "namespace": "n"}}),
-            "spec.namespaceSelector: Invalid value: \"object\": must have at least one requirement",
-        ),
-        (
-            "KollectClusterTarget",
-            cluster_target(json!({"namespaceSelector": {"matchLabels": {}}})),
-            "must have at least one requirement",
-        ),
-        (
-            "KollectClusterTarget",
-            cluster_target(json!({"profileRef": {"name": "p"}})),
-            "spec.profileRef.namespace: Invalid value: \"object\": is required",
-        ),
-        (
-            "KollectClusterTarget",
-            cluster_target(json!({"profileRef": {"name": "a/b", "namespace": "n"}})),
-            "spec.profileRef.name",
-        ),
-        (
-            "KollectClusterInventory",
-            json!({}),
-            "spec.namespaceSelector: Invalid value: \"object\": must have at least one requirement",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"targetRefs": ["a/b"]})),
-            "spec.targetRefs[0]: Invalid value: \"string\": must be a name",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"namespaces": ["A"]})),
-            "spec.namespaces[0]: Invalid value",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"sinkNamespace": "a/b"})),
-            "spec.sinkNamespace: Invalid value: \"string\": must be one namespace",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"dedupe": "some"})),
-            "supported values: \"keepAll\", \"byResourceUID\"",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"databaseSinkRefs": [{"name": "a", "namespace": "B"}]})),
-            "namespace must be the name of a namespace",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"databaseSinkRefs": [{"name": "a"}, {"name": "a", "namespace": "b"}]})),
-            "each sink may be named once",
-        ),
-        (
-            "KollectClusterInventory",
-            cluster_inventory(json!({"databaseSinkRefs": many, "eventSinkRefs": &many[..10]})),
-            "at most 20 sinks",
-        ),
-    ]
-}
-
-/// Returns the first object with the fields of the second put over it.
-fn merged(mut base: Value, over: Value) -> Value {
-    let fields = base.as_object_mut().expect("an object");
-    fields.extend(over.as_object().cloned().expect("an object"));
-    base
-}
-
 #[tokio::test]
 async fn refusals_name_the_field_and_the_fix() {
     let Some(ground) = Ground::shared("refused").await else { return };
     let mut wrong = Vec::new();
     let mut answers = Vec::new();
-    for (kind, spec, expected) in refused() {
-        match try_create(&ground.client, &ground.namespace, kind, spec.clone()).await {
+    for Case { kind, spec, says } in cases("refused.yaml") {
+        match try_create(&ground.client, &ground.namespace, &kind, spec.clone()).await {
             Ok(_) => wrong.push(format!("{kind} {spec}\n  was accepted")),
-            Err(message) if message.contains(expected) => answers.push(message),
-            Err(message) => wrong.push(format!("{kind} {spec}\n  expected: {expected}\n  answered: {message}")),
+            Err(message) if message.contains(&says) => answers.push(message),
+            Err(message) => wrong.push(format!("{kind} {spec}\n  expected: {says}\n  answered: {message}")),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
