@@ -64,7 +64,10 @@ fn page(crd: &CustomResourceDefinition) -> String {
         collect_rules(&mut rules, section, part);
         rows(&mut page, &mut rules, section, part);
         if !rules.is_empty() {
-            line(&mut page, format_args!("\n### What the API server refuses\n\n| Where | Unless |\n|---|---|"));
+            line(
+                &mut page,
+                format_args!("\n### Rules that the API server enforces\n\n| Where | What has to hold |\n|---|---|"),
+            );
             for (path, message) in rules {
                 line(&mut page, format_args!("| `{path}` | {} |", cell(&message)));
             }

@@ -125,7 +125,7 @@ fn assert_fresh(dir: &str, files: &[(String, String)]) {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join(dir);
     for (name, text) in files {
         let committed = std::fs::read_to_string(dir.join(name)).unwrap_or_default();
-        assert!(committed == *text, "{} is stale: run `kollect crds --dir crds --docs docs/reference`", name);
+        assert!(committed == *text, "{name} is stale: run `kollect crds --dir crds --docs docs/reference`");
     }
     assert_eq!(
         std::fs::read_dir(&dir).unwrap().count(),

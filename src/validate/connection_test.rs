@@ -38,23 +38,23 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn check(sink_ref: serde_json::Value) -> Result<(Family, Name), String> {
+    fn check(sink_ref: &serde_json::Value) -> Result<(Family, Name), String> {
         let spec = serde_json::from_value(json!({ "sinkRef": sink_ref })).unwrap();
         connection_test(&spec).map_err(|errors| errors.to_string())
     }
 
     #[test]
     fn exactly_one_sink_is_probed() {
-        assert_eq!(check(json!({"databaseSinkRef": "pg"})), Ok((Family::Database, Name::new("pg"))));
+        assert_eq!(check(&json!({"databaseSinkRef": "pg"})), Ok((Family::Database, Name::new("pg"))));
         let wrong = |count: usize| {
             format!(
                 "spec.sinkRef: names {count} sinks; set exactly one of snapshotSinkRef, databaseSinkRef, eventSinkRef"
             )
         };
-        assert_eq!(check(json!({})), Err(wrong(0)));
-        assert_eq!(check(json!({"databaseSinkRef": "pg", "eventSinkRef": "bus"})), Err(wrong(2)));
+        assert_eq!(check(&json!({})), Err(wrong(0)));
+        assert_eq!(check(&json!({"databaseSinkRef": "pg", "eventSinkRef": "bus"})), Err(wrong(2)));
         assert!(
-            check(json!({"databaseSinkRef": "a/b"})).unwrap_err().starts_with("spec.sinkRef.databaseSinkRef: \"a/b\"")
+            check(&json!({"databaseSinkRef": "a/b"})).unwrap_err().starts_with("spec.sinkRef.databaseSinkRef: \"a/b\"")
         );
     }
 }

@@ -13,4 +13,6 @@ mod layering;
 #[cfg(test)]
 mod postgres;
 #[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod support;
