@@ -15,6 +15,7 @@ mod check;
 mod convert;
 mod meter;
 mod node;
+mod types;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
