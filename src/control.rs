@@ -100,6 +100,8 @@ pub struct Control {
     targets: BTreeMap<ObjectKey, target::State>,
     inventories: BTreeMap<ObjectKey, inventory::State>,
     written: HashMap<Subject, Written>,
+    /// Objects whose numbers wait for their turn, and when that is.
+    deferred: BTreeMap<Subject, Instant>,
     ready: bool,
 }
 
@@ -125,6 +127,7 @@ impl Control {
             targets: BTreeMap::new(),
             inventories: BTreeMap::new(),
             written: HashMap::new(),
+            deferred: BTreeMap::new(),
             ready: false,
         }
     }
@@ -292,16 +295,21 @@ impl Control {
     /// written when `patience` has passed since the last write (D14).
     fn report(&mut self, subject: Subject, current: &Value, status: Value, substance: Value, patience: Duration) {
         if *current == status {
-            self.written.remove(&subject);
+            self.deferred.remove(&subject);
             return;
         }
         let now = Instant::now();
         if let Some(written) = self.written.get(&subject) {
-            let waits = written.substance == substance && now.saturating_duration_since(written.at) < patience;
-            if written.status == status || waits {
+            if written.status == status {
+                return;
+            }
+            let turn = written.at + patience;
+            if written.substance == substance && now < turn {
+                self.deferred.insert(subject, turn);
                 return;
             }
         }
+        self.deferred.remove(&subject);
         self.parts.statuses.put(subject.clone(), status.clone());
         self.written.insert(subject, Written { status, substance, at: now });
     }
@@ -319,6 +327,8 @@ impl Control {
             self.inventories.keys().filter(|key| namespaces.contains(&key.namespace)).cloned().collect();
         self.work.extend(inventories.into_iter().map(|key| (Kind::Inventory, key)));
         self.work.extend(moved.into_iter().map(|key| (Kind::Target, key)));
+        let now = Instant::now();
+        self.work.extend(self.deferred.iter().filter(|(_, turn)| **turn <= now).map(|(subject, _)| subject.clone()));
     }
 
     fn now() -> Time {

@@ -334,10 +334,17 @@ impl Control {
                 destinations.push(self.record(binding, &bound.sink, &now));
             }
         }
+        // A process that has just started knows less than what the last one reported: that stands until it knows better.
+        let starting = class.is_none() && views.iter().any(|view| matches!(view.state, SinkState::Pending(_)));
+        let conditions = if starting && !before.conditions.is_empty() && before.observed_generation == Some(generation) {
+            before.conditions.clone()
+        } else {
+            merge(&before.conditions, &findings, generation, &now)
+        };
         let status = KollectInventoryStatus {
-            conditions: merge(&before.conditions, &findings, generation, &now),
+            conditions,
             observed_generation: Some(generation),
-            item_count: i64::try_from(rows).unwrap_or(i64::MAX),
+            item_count: if whole { i64::try_from(rows).unwrap_or(i64::MAX) } else { before.item_count },
             last_export_time: last_export_time.or_else(|| before.last_export_time.clone()),
             sink_exports,
             destinations,
@@ -408,6 +415,9 @@ enum SinkState {
 impl SinkView {
     fn export(&self, before: &KollectInventoryStatus, generation: i64, now: &Time) -> SinkExport {
         let old = before.sink_exports.iter().find(|export| export.name == self.name);
+        if let (SinkState::Pending(_), Some(old)) = (&self.state, old) {
+            return old.clone();
+        }
         let interval = crate::api::v1alpha1::Duration::from(self.interval);
         let (status, reason, message) = match &self.state {
             SinkState::Exported => (

@@ -262,7 +262,9 @@ impl Control {
         let (findings, class) = findings(object, &view);
         let now = Self::now();
         let ready = class.is_none();
-        let collected = if refusal.is_some() { before.collected_count } else { i64::try_from(counts.rows).ok() };
+        // A number that is still growing after a restart says less than the last complete one.
+        let settled = refusal.is_none() && counts.whole;
+        let collected = if settled { i64::try_from(counts.rows).ok() } else { before.collected_count };
         let moved = collected != before.collected_count;
         let names = || namespaces.keys().map(ToString::to_string).collect::<Vec<_>>();
         let status = KollectTargetStatus {
@@ -350,11 +352,9 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
     let profile = object.spec.as_ref().map(|spec| spec.profile_ref.as_str()).unwrap_or_default();
     let mut ready = format!("profileRef {profile:?} resolved; collecting {} resource(s)", counts.rows);
     if !counts.whole {
-        ready.push_str("; first list under way");
-        if !counts.unknown.is_empty() {
-            ready.push_str(" in ");
-            ready.push_str(&some(counts.unknown.iter()));
-        }
+        let unknown = some(counts.unknown.iter());
+        let place = if unknown.is_empty() { String::new() } else { format!(" in {unknown}") };
+        ready = format!("profileRef {profile:?} resolved; first list under way{place}");
     }
     if counts.sanitized > 0 {
         ready.push_str("; U+0000 replaced by U+FFFD in ");

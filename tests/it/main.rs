@@ -11,6 +11,8 @@ mod lab;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod operator;
+#[cfg(test)]
 mod postgres;
 #[cfg(test)]
 mod samples;

@@ -93,7 +93,6 @@ impl Ground {
     }
 
     /// Returns the connection string of the test's database.
-    #[expect(dead_code, reason = "for the tests of the operator")]
     pub(crate) fn dsn(&self) -> String {
         self.postgres().dsn(&self.database)
     }
@@ -110,20 +109,15 @@ impl Ground {
         Ok(())
     }
 
-    /// Returns how to start an operator for this test: the built binary with the operator's rights, on a shared lab
-    /// confined to the test's namespace, so that operators of other tests keep out of each other's way.
-    #[expect(dead_code, reason = "for the tests of the operator")]
+    /// Returns how to start an operator for this test: the built binary with the operator's rights. Only in a lab of
+    /// its own, where no other operator sees the same objects.
     pub(crate) fn operator_options(&self) -> OperatorOptions {
         let log = self.lab().dir().join(format!("kollect-{}.log", self.namespace));
-        let options = OperatorOptions::new(env!("CARGO_BIN_EXE_kollect"), self.api().operator_kubeconfig(), log);
-        match self.lab {
-            LabRef::Shared(_) => options.arg(format!("--watch-namespaces={}", self.namespace)),
-            LabRef::Own(_) => options,
-        }
+        assert!(matches!(self.lab, LabRef::Own(_)), "an operator takes a lab of its own");
+        OperatorOptions::new(env!("CARGO_BIN_EXE_kollect"), self.api().operator_kubeconfig(), log)
     }
 
     /// Starts an operator and waits until it is ready.
-    #[expect(dead_code, reason = "for the tests of the operator")]
     pub(crate) async fn start_operator(&self, options: &OperatorOptions) -> Operator {
         let guard = Arc::clone(self.lab().guard());
         Operator::start(options, &guard).await.expect("the operator does not get ready")
