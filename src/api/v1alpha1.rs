@@ -29,7 +29,7 @@ pub use cluster_scope::{KollectClusterScope, KollectClusterScopeSpec};
 pub use cluster_target::{KollectClusterTarget, KollectClusterTargetSpec, KollectClusterTargetStatus};
 pub use connection_test::{KollectConnectionTest, KollectConnectionTestSpec, KollectConnectionTestStatus};
 pub use database_sink::{DatabaseSinkType, KollectDatabaseSink, KollectDatabaseSinkSpec};
-pub use duration::{Duration, DurationError};
+pub use duration::Duration;
 pub use event_sink::{EventSinkType, KollectEventSink, KollectEventSinkSpec};
 pub use inventory::{Destination, KollectInventory, KollectInventorySpec, KollectInventoryStatus, SinkExport};
 pub use kind::Kind;

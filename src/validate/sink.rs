@@ -3,6 +3,7 @@
 use super::{Duration, FieldErrors, FieldPath, Findings};
 use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
 use crate::api::v1alpha1::{Dedupe, KollectDatabaseSinkSpec, SecretRef, SinkCommon};
+use crate::duration::DurationError;
 use crate::model::Cluster;
 
 /// PostgreSQL cuts longer names without a word.
@@ -105,8 +106,8 @@ pub fn postgres(spec: &KollectDatabaseSinkSpec) -> Result<ValidatedPostgres, Fie
                 continue;
             }
         };
-        match value.parse::<Duration>() {
-            Ok(timeout) => timeouts[slot] = Some(timeout.get()),
+        match timeout(value) {
+            Ok(timeout) => timeouts[slot] = Some(timeout),
             Err(error) => findings.add(path, error.to_string()),
         }
     }
@@ -127,6 +128,14 @@ pub fn postgres(spec: &KollectDatabaseSinkSpec) -> Result<ValidatedPostgres, Fie
         dedupe: postgres.dedupe.unwrap_or_default(),
         warnings,
     })
+}
+
+/// Reads a timeout; a number without a unit is milliseconds, as in PostgreSQL itself.
+fn timeout(text: &str) -> Result<std::time::Duration, DurationError> {
+    match text.trim().parse::<u64>() {
+        Ok(millis) => Ok(std::time::Duration::from_millis(millis)),
+        Err(_) => text.trim().parse().map(Duration::get),
+    }
 }
 
 fn identifier(findings: &mut Findings, path: FieldPath, name: &str) {
@@ -188,7 +197,7 @@ mod tests {
         let sink = check(json!({
             "type": "postgres",
             "postgres": {"databaseRef": {"name": "s"}, "table": "rows"},
-            "options": {"statement_timeout": "5s", "lock_timeout": "1m", "fetch": "all"},
+            "options": {"statement_timeout": "5000", "lock_timeout": "1m", "fetch": "all"},
         }))
         .unwrap();
         assert_eq!(sink.statement_timeout, Some(std::time::Duration::from_secs(5)));
@@ -204,7 +213,7 @@ mod tests {
             "exportMinInterval": "25h",
             "tls": {"caBundle": "YQ==", "caSecretRef": {"name": "ca"}},
             "postgres": {"databaseRef": {"name": " "}, "table": "ä".repeat(32), "stateTable": "ä".repeat(32), "schema": ""},
-            "options": {"lock_timeout": "10", "dbPassword": "x"},
+            "options": {"lock_timeout": "10 s", "dbPassword": "x"},
         }))
         .unwrap_err();
         for expected in [
@@ -215,7 +224,7 @@ mod tests {
             "spec.postgres.schema: is blank;",
             "spec.postgres.table: has 64 bytes; PostgreSQL cuts names after 63, shorten it",
             "spec.postgres.stateTable: is the table of the rows;",
-            "spec.options.lock_timeout: invalid duration \"10\"",
+            "spec.options.lock_timeout: unknown unit \" s\" in duration \"10 s\"",
         ] {
             assert!(message.contains(expected), "{expected}\nis not in\n{message}");
         }

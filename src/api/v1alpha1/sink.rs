@@ -61,8 +61,8 @@ pub struct SinkCommon {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub provisioning: Option<Provisioning>,
     /// Further settings of a backend that are not secret, at most 64. Postgres understands `statement_timeout` and
-    /// `lock_timeout` (for example `lock_timeout: 10s`); an unknown key is reported and otherwise ignored. Keys that
-    /// look like credentials (`password`, `token`, `secret` and so on) are refused.
+    /// `lock_timeout` (for example `lock_timeout: 10s`; a number alone is milliseconds); an unknown key is reported and
+    /// otherwise ignored. Keys that look like credentials (`password`, `token`, `secret` and so on) are refused.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 64, "x-kubernetes-validations" = rules::options()))]
     pub options: BTreeMap<String, String>,
