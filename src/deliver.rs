@@ -26,7 +26,7 @@ use crate::store::{Compare, Plan, Reader, Store};
 /// Commands that may wait. The sender waits when it is full.
 const MAX_COMMANDS: usize = 1024;
 /// How often an unchanged binding tells the readers of its sink that it is watched.
-const HEARTBEAT: Duration = Duration::from_secs(60);
+const HEARTBEAT: Duration = Duration::from_mins(1);
 /// How long deliveries in flight may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
 
@@ -205,6 +205,12 @@ struct Bound {
     reader: Arc<Reader>,
     /// Tells a delivery of these settings from one of earlier settings that is still in flight.
     epoch: u64,
+}
+
+/// A heartbeat for one destination.
+struct Pulse {
+    sink: Arc<dyn Sink>,
+    scopes: Vec<Arc<Scope>>,
 }
 
 /// A delivery that came to an end.
@@ -434,16 +440,18 @@ impl Deliverer {
 
     /// Sends one heartbeat to each destination for the bindings that have nothing to say otherwise.
     fn beat(&self, beats: &mut JoinSet<()>) {
-        let mut destinations: BTreeMap<&str, (Arc<dyn Sink>, Vec<Arc<Scope>>)> = BTreeMap::new();
+        let mut destinations: BTreeMap<&str, Pulse> = BTreeMap::new();
         for (key, bound) in &self.bindings {
             let healthy = self.reports.get(key).is_some_and(|report| report.acknowledged && report.failure.is_none());
             if healthy {
                 let sink = &bound.binding.sink;
-                let there = destinations.entry(&sink.destination().id).or_insert_with(|| (sink.clone(), Vec::new()));
-                there.1.push(bound.binding.scope.clone());
+                let pulse = destinations
+                    .entry(&sink.destination().id)
+                    .or_insert_with(|| Pulse { sink: sink.clone(), scopes: Vec::new() });
+                pulse.scopes.push(bound.binding.scope.clone());
             }
         }
-        for (sink, scopes) in destinations.into_values() {
+        for Pulse { sink, scopes } in destinations.into_values() {
             beats.spawn(async move {
                 let scopes: Vec<&Scope> = scopes.iter().map(AsRef::as_ref).collect();
                 if let Err(error) = sink.heartbeat(&scopes).await {

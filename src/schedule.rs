@@ -28,7 +28,7 @@ use backoff::Backoff;
 pub const GATHER: Duration = Duration::from_millis(100);
 
 /// When a terminal failure is tried again without any edit.
-pub const REPROBE: Duration = Duration::from_secs(300);
+pub const REPROBE: Duration = Duration::from_mins(5);
 
 /// How many deliveries may be in flight.
 #[derive(Debug, Clone, Copy)]

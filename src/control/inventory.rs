@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::secrets::{Content, Lookup, SHARED_WITH};
 use super::shelf::Object;
-use super::{Control, inventory};
+use super::Control;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
 use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
 use crate::api::v1alpha1::{
@@ -29,7 +29,7 @@ use crate::validate;
 /// From so many rows on, splitting an inventory is advised.
 const SHARD_WARNING_ROWS: usize = 1800;
 /// A write that is older than this by the clock of the status is taken over after a restart.
-const REMEMBERED_INTERVAL: Duration = Duration::from_secs(60);
+const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
 /// A waiting change is not behind before its interval is over by this.
 const SYNC_GRACE: Duration = Duration::from_secs(30);
 
@@ -89,7 +89,7 @@ impl Control {
         };
         let mut state = self.inventories.remove(key).unwrap_or_default();
         let refs = self.bind_refs(key, &object, &mut state).await;
-        let class = self.report_inventory(key, &object, refs, &mut state);
+        let class = self.report_inventory(key, &object, &refs, &mut state);
         self.inventories.insert(key.clone(), state);
         class
     }
@@ -294,8 +294,8 @@ impl Control {
         &mut self,
         key: &InventoryKey,
         object: &Object<KollectInventorySpec>,
-        refs: Result<Vec<Ref>, Failing>,
-        state: &mut inventory::State,
+        refs: &Result<Vec<Ref>, Failing>,
+        state: &mut State,
     ) -> Option<Class> {
         let table = self.parts.store.existing(&key.namespace);
         let rows = table.as_ref().map_or(0, |table| table.counts().rows);
@@ -305,7 +305,7 @@ impl Control {
         let now = Self::now();
         let generation = object.generation();
         let views: Vec<SinkView> = refs.iter().flatten().map(|sink| self.view(key, sink)).collect();
-        let (mut findings, class) = match &refs {
+        let (mut findings, class) = match refs {
             Err(failing) => degraded(failing),
             Ok(_) => findings(&views, rows, whole),
         };
@@ -322,7 +322,7 @@ impl Control {
         } else {
             state.warned = false;
         }
-        let sink_exports = match &refs {
+        let sink_exports = match refs {
             Err(_) => before.sink_exports.clone(),
             Ok(_) => views.iter().map(|view| view.export(&before, generation, &now)).collect(),
         };

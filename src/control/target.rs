@@ -217,7 +217,7 @@ impl Control {
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
         let Resolved { gvk, resource, program, matched } = resolved;
         let target = self.parts.store.register(Origin { target: key.clone(), gvk });
-        target.cover(match resource.scope {
+        target.cover(&match resource.scope {
             Scope::Namespaced => Coverage::Namespaces(Arc::new(matched.keys().cloned().collect())),
             Scope::Cluster => Coverage::Cluster,
         });
@@ -231,7 +231,7 @@ impl Control {
         match rows {
             Rows::Go => self.parts.store.unregister(&key.namespace, &key.name),
             Rows::Stay => match state.interest.take() {
-                Some(interest) => interest.target.cover(Coverage::Unresolved),
+                Some(interest) => interest.target.cover(&Coverage::Unresolved),
                 // Registered all the same: a target that is there but not understood is not a deleted one.
                 None => {
                     let gvk = Gvk { group: "".into(), version: "".into(), kind: "".into() };

@@ -105,7 +105,7 @@ impl Bench {
         let store = Store::default();
         let gvk = Gvk { group: "apps".into(), version: "v1".into(), kind: "Deployment".into() };
         let target = store.register(Origin { target: object("deploys"), gvk });
-        target.cover(Coverage::Namespaces(Arc::new([Namespace::new("a")].into())));
+        target.cover(&Coverage::Namespaces(Arc::new([Namespace::new("a")].into())));
         store.complete();
         let metrics = Arc::new(Metrics::new("test", "test"));
         let limits = Limits { total: 2, per_destination: 2 };

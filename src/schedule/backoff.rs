@@ -5,7 +5,7 @@ use std::time::Duration;
 /// The first delay is drawn from zero to this.
 const BASE: Duration = Duration::from_secs(1);
 /// No delay is longer.
-const CAP: Duration = Duration::from_secs(60);
+const CAP: Duration = Duration::from_mins(1);
 
 /// Delays between the tries of one binding: uniform between zero and 1 s, 2 s, 4 s … 60 s.
 #[derive(Debug, Clone)]

@@ -339,16 +339,10 @@ impl Inner {
     }
 
     fn release(&mut self) {
-        match self.readers.values().filter_map(|reader| reader.hold).min() {
-            Some(oldest) => {
-                self.journal.trim(oldest);
-                self.learned.retain(|(seq, _)| *seq > oldest);
-            }
-            None => {
-                self.journal.trim(self.seq);
-                self.learned.clear();
-            }
-        }
+        // Without a reader everything up to now may go.
+        let oldest = self.readers.values().filter_map(|reader| reader.hold).min().unwrap_or(self.seq);
+        self.journal.trim(oldest);
+        self.learned.retain(|(seq, _)| *seq > oldest);
     }
 }
 
@@ -359,10 +353,10 @@ impl Target {
     }
 
     /// Says where the target collects. Rows elsewhere are removed; parts that stay keep their knowledge.
-    pub fn cover(&self, coverage: Coverage) {
+    pub fn cover(&self, coverage: &Coverage) {
         let mut inner = self.table.inner.lock();
         let Some(slot) = self.slot(&mut inner) else { return };
-        if slot.knowing.coverage == coverage {
+        if slot.knowing.coverage == *coverage {
             return;
         }
         let before = std::mem::replace(&mut slot.knowing.coverage, coverage.clone());
@@ -370,7 +364,7 @@ impl Target {
             slot.knowing.known.iter().filter(|namespace| coverage.contains(namespace)).cloned().collect();
         slot.knowing.known = kept;
         let mut learned = false;
-        if let (Coverage::Namespaces(old), Coverage::Namespaces(new)) = (&before, &coverage) {
+        if let (Coverage::Namespaces(old), Coverage::Namespaces(new)) = (&before, coverage) {
             let name = self.origin.target.name.clone();
             let left: Vec<Namespace> = old.difference(new).cloned().collect();
             slot.failing.retain(|_, (namespace, _)| new.contains(namespace));

@@ -24,7 +24,7 @@ fn covering(namespaces: &[&str]) -> Coverage {
 fn store() -> (Store, Target) {
     let store = Store::default();
     let target = store.register(origin("deploys", "Deployment"));
-    target.cover(covering(&["a", "b"]));
+    target.cover(&covering(&["a", "b"]));
     store.complete();
     (store, target)
 }
@@ -59,7 +59,7 @@ fn nothing_is_planned_before_the_targets_are_registered_and_a_part_is_known() {
     let reader = store.table(&team()).reader();
     assert!(reader.plan().is_empty());
     let target = store.register(origin("deploys", "Deployment"));
-    target.cover(covering(&["a"]));
+    target.cover(&covering(&["a"]));
     store.complete();
     put(&target, "u1", "a", "{}", 1);
     assert!(reader.plan().is_empty());
@@ -159,7 +159,7 @@ fn an_event_in_flight_is_not_written_where_the_target_no_longer_collects() {
     put(&target, "u1", "b", "{}", 1);
     learn(&target, "b", 1);
     let reader = caught_up(&store);
-    target.cover(covering(&["a"]));
+    target.cover(&covering(&["a"]));
     assert!(!put(&target, "late", "b", "{}", 1));
     let plan = reader.plan();
     assert_eq!((gone(&plan.deletes), store.rows()), (vec!["u1".to_owned()], 0));
@@ -172,7 +172,7 @@ fn a_target_that_is_removed_takes_its_rows_along_and_one_that_is_unresolved_keep
     put(&target, "u1", "a", "{}", 1);
     learn(&target, "a", 1);
     let reader = caught_up(&store);
-    target.cover(Coverage::Unresolved);
+    target.cover(&Coverage::Unresolved);
     let plan = reader.plan();
     assert!(plan.deletes.is_empty() && store.rows() == 1);
     store.unregister(&team(), &Name::new("deploys"));
@@ -190,7 +190,7 @@ fn a_target_of_another_kind_drops_the_rows_of_the_old_one() {
     learn(&target, "a", 1);
     let reader = caught_up(&store);
     let replaced = store.register(origin("deploys", "StatefulSet"));
-    replaced.cover(covering(&["a"]));
+    replaced.cover(&covering(&["a"]));
     assert!(!put(&target, "u1", "a", "{}", 2));
     put(&replaced, "u1", "a", "{}", 2);
     learn(&replaced, "a", 2);

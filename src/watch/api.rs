@@ -20,7 +20,7 @@ const STREAMS_LISTS_SINCE: u32 = 33;
 /// Items of one page from an older server.
 const PAGE: u32 = 500;
 /// No byte of a list for so long is a failure.
-const LIST_IDLE: Duration = Duration::from_secs(60);
+const LIST_IDLE: Duration = Duration::from_mins(1);
 /// The server ends a watch after this; bookmarks come about once a minute.
 const WATCH_SECONDS: u64 = 290;
 /// No byte of a watch for so long, its planned end included, is a failure.

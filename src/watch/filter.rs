@@ -68,12 +68,12 @@ impl Filter {
     }
 
     fn consents(&self, object: Consent, namespace: Consent) -> bool {
-        match (object, namespace, self.mode) {
-            (Consent::Disabled, ..) => false,
-            (Consent::Enabled, ..) => true,
-            (Consent::Unset, Consent::Disabled, _) => false,
-            (Consent::Unset, consent, WatchMode::OptIn) => consent == Consent::Enabled,
-            (Consent::Unset, _, WatchMode::All) => true,
+        // What the object says wins over what its namespace says.
+        let said = if object == Consent::Unset { namespace } else { object };
+        match said {
+            Consent::Disabled => false,
+            Consent::Enabled => true,
+            Consent::Unset => self.mode == WatchMode::All,
         }
     }
 }

@@ -89,7 +89,8 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     }
 
     async fn rows(&self, want: i64) {
-        let counted = wait_for(&format!("{want} rows"), PATIENCE, || async {
+        let what = format!("{want} rows");
+        let counted = wait_for(&what, PATIENCE, || async {
             let exists: bool =
                 self.database.query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE]).await?.get(0);
             ensure!(exists, "there is no table yet");
@@ -106,7 +107,8 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
 
     /// Waits until an object has a condition with that reason, and returns its message.
     async fn condition(&self, object: &str, kind: &str, reason: &str) -> String {
-        let found = wait_for(&format!("{kind} {reason} on {object}"), PATIENCE, || async {
+        let what = format!("{kind} {reason} on {object}");
+        let found = wait_for(&what, PATIENCE, || async {
             let text = self.ground.api().kubectl(&["-n", self.namespace(), "get", object, "-o", "json"])?;
             let json: Value = serde_json::from_str(&text)?;
             let conditions = json["status"]["conditions"].as_array().cloned().unwrap_or_default();
@@ -194,8 +196,10 @@ async fn five_hundred_objects_become_rows_and_only_changes_are_written() {
     let operator = job.operator().await;
     job.rows(400).await;
     job.equals_the_cluster().await;
+    let changed = format!("SELECT count(*) FROM {TABLE} WHERE payload->'attributes'->>'image' = 'while-down:1'");
+    let changed: i64 = job.database.query_one(&changed, &[]).await.unwrap().get(0);
     let caught_up = job.writes().await.since(before);
-    assert_eq!((caught_up.inserted, caught_up.updated, caught_up.deleted), (0, 100, 99));
+    assert_eq!((caught_up.inserted, caught_up.updated, caught_up.deleted), (0, changed, 99));
 
     // An inventory whose last object is deleted ends with 0 rows.
     job.kubectl(&["delete", "deployments", "--all", "--all-namespaces", "--wait=false"]);
@@ -329,6 +333,7 @@ async fn what_is_wrong_is_named_with_its_field_and_costs_nobody_else() {
     let message = job.condition("kinv/two", "Synced", "PartiallySynced").await;
     assert!(message.contains("spec.databaseSinkRefs[1]: there is no KollectDatabaseSink \"nobody\""), "{message}");
     job.rows(20).await;
+    job.kubectl(&["-n", &namespace, "delete", "kinv", "two"]);
 
     // Put right, each of them goes on by itself.
     job.apply(&secret("wrong-password", &dsn)).unwrap();

@@ -144,7 +144,7 @@ impl Stage {
     fn cover(&self, namespaces: &[&str]) {
         let namespaces: BTreeMap<Namespace, Consent> =
             namespaces.iter().map(|name| (Namespace::new(*name), Consent::Unset)).collect();
-        self.target.cover(Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())));
+        self.target.cover(&Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())));
         let interest = Interest {
             target: self.target.clone(),
             resource: self.resource.clone(),
