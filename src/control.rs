@@ -37,7 +37,7 @@ use crate::status::{StatusWriter, Subject};
 use crate::store::Store;
 use crate::watch::{Consent, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
 use secrets::Secrets;
-use shelf::{Notice, Shelf};
+use shelf::{News, Notice, Shelf};
 
 /// Notices that may wait; a watch of our own objects is not read further while it is full.
 const MAX_NOTICES: usize = 1024;
@@ -169,7 +169,7 @@ impl Control {
                         self.take(notice);
                     }
                 }
-                () = secrets.changed() => self.queue_inventories(|_| true),
+                () = secrets.changed() => self.concern_secrets(&secrets.drain()),
                 () = reports.changed() => {
                     let news = reports.drain();
                     self.queue_inventories(|key| news.contains(key));
@@ -206,9 +206,18 @@ impl Control {
                 (kind, keys)
             }
         };
-        for key in keys {
-            self.concern(kind, &key);
-            self.work.insert((kind, key));
+        for (key, news) in keys {
+            match news {
+                News::Spec => {
+                    self.concern(kind, &key);
+                    self.work.insert((kind, key));
+                }
+                // An inventory waits for its destination to be on record.
+                News::Status if kind == Kind::Inventory => {
+                    self.work.insert((kind, key));
+                }
+                News::Status => {}
+            }
         }
     }
 
@@ -216,15 +225,22 @@ impl Control {
     fn concern(&mut self, kind: Kind, key: &ObjectKey) {
         let here = |other: &ObjectKey| other.namespace == key.namespace;
         match kind {
-            Kind::Profile => self.queue_targets(here),
+            Kind::Profile | Kind::Inventory => self.queue_targets(here),
             Kind::Scope => {
                 self.queue_targets(here);
                 self.queue_inventories(here);
             }
             Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => self.queue_inventories(here),
-            Kind::Inventory => self.queue_targets(here),
             _ => {}
         }
+    }
+
+    /// Queues the inventories whose sinks point at these Secrets.
+    fn concern_secrets(&mut self, changed: &BTreeSet<ObjectKey>) {
+        let sinks = self.shelves.databases.iter();
+        let pointing = sinks.filter(|(key, sink)| inventory::points_at(key, sink, changed));
+        let namespaces: BTreeSet<Namespace> = pointing.map(|(key, _)| key.namespace.clone()).collect();
+        self.queue_inventories(|key| namespaces.contains(&key.namespace));
     }
 
     fn queue_targets(&mut self, which: impl Fn(&ObjectKey) -> bool) {

@@ -8,9 +8,9 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
+use super::Control;
 use super::secrets::{Content, Lookup, SHARED_WITH};
 use super::shelf::Object;
-use super::Control;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
 use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
 use crate::api::v1alpha1::{
@@ -30,6 +30,8 @@ use crate::validate;
 const SHARD_WARNING_ROWS: usize = 1800;
 /// A write that is older than this by the clock of the status is taken over after a restart.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
+/// What is said of a binding between its resolution and its first delivery.
+const STARTING: &str = "the first delivery is being prepared: Secrets, lists, the destination";
 /// A waiting change is not behind before its interval is over by this.
 const SYNC_GRACE: Duration = Duration::from_secs(30);
 
@@ -214,7 +216,7 @@ impl Control {
         if !recorded.destinations.iter().any(|there| there.id == opened.destination().id) {
             let bound = Bound { revision: String::new(), sink: opened };
             state.bindings.insert(key, bound);
-            return Err(Obstacle::Wait("the destination is being recorded"));
+            return Err(Obstacle::Wait(STARTING));
         }
         let cluster = sink.spec.as_ref().ok().and_then(|spec| spec.common.cluster.clone()).unwrap_or_default();
         let scope = Scope {
@@ -336,7 +338,8 @@ impl Control {
         }
         // A process that has just started knows less than what the last one reported: that stands until it knows better.
         let starting = class.is_none() && views.iter().any(|view| matches!(view.state, SinkState::Pending(_)));
-        let conditions = if starting && !before.conditions.is_empty() && before.observed_generation == Some(generation) {
+        let conditions = if starting && !before.conditions.is_empty() && before.observed_generation == Some(generation)
+        {
             before.conditions.clone()
         } else {
             merge(&before.conditions, &findings, generation, &now)
@@ -384,7 +387,7 @@ impl Control {
                     class: failure.class,
                     message: failure.message.clone(),
                 }),
-                None if !report.acknowledged => SinkState::Pending("the first list is not complete yet".to_owned()),
+                None if !report.acknowledged => SinkState::Pending(STARTING.to_owned()),
                 None if report.debounced && report.lag() <= sink.interval + SYNC_GRACE => SinkState::Debounced,
                 None => SinkState::Exported,
             },
@@ -594,7 +597,7 @@ struct SecretReader<'a> {
 }
 
 impl SecretReader<'_> {
-    fn failed(&self, field: &str, what: String) -> Obstacle {
+    fn failed(&self, field: &str, what: &str) -> Obstacle {
         let message = format!("KollectDatabaseSink {:?}: {field}: {what}", self.sink.object.name.as_str());
         Obstacle::refused(reasons::SECRET_RESOLVE_FAILED, message)
     }
@@ -603,9 +606,9 @@ impl SecretReader<'_> {
         let own = &self.sink.object.namespace;
         let key = secret_key(own, secret);
         match self.control.secrets.get(&key) {
-            Lookup::Pending => Err(Obstacle::Wait("a Secret is being read")),
-            Lookup::Missing => Err(self.failed(field, format!("there is no Secret {key}; create it"))),
-            Lookup::Failed(error) => Err(self.failed(field, format!("failed to read Secret {key}: {error}"))),
+            Lookup::Pending => Err(Obstacle::Wait(STARTING)),
+            Lookup::Missing => Err(self.failed(field, &format!("there is no Secret {key}; create it"))),
+            Lookup::Failed(error) => Err(self.failed(field, &format!("failed to read Secret {key}: {error}"))),
             Lookup::Found(content) => {
                 let any = self.control.parts.config.network.cross_namespace_secrets == CrossNamespaceSecrets::Any;
                 if key.namespace != *own && !any && !content.shared_with(own) {
@@ -614,7 +617,7 @@ impl SecretReader<'_> {
                         own.as_str(),
                         own.as_str()
                     );
-                    return Err(self.failed(field, what));
+                    return Err(self.failed(field, &what));
                 }
                 self.versions.push(content.version.clone());
                 Ok(content)
@@ -631,7 +634,7 @@ impl SecretReader<'_> {
     ) -> Result<crate::secret::Secret, Obstacle> {
         content.first(keys).ok_or_else(|| {
             let what = format!("Secret {:?} has none of the keys {}", secret.name, keys.join(", "));
-            self.failed(field, what)
+            self.failed(field, &what)
         })
     }
 
@@ -653,6 +656,16 @@ impl SecretReader<'_> {
         }
         Ok(config)
     }
+}
+
+/// Tells whether a sink points at one of these Secrets.
+pub(super) fn points_at(
+    key: &ObjectKey,
+    sink: &Object<KollectDatabaseSinkSpec>,
+    secrets: &BTreeSet<ObjectKey>,
+) -> bool {
+    let Ok(spec) = &sink.spec else { return false };
+    secret_refs(spec).any(|secret| secrets.contains(&secret_key(&key.namespace, secret)))
 }
 
 fn secret_key(own: &Namespace, secret: &SecretRef) -> ObjectKey {

@@ -1,30 +1,42 @@
 //! The Secrets that sinks point at, and no others.
 //!
-//! In a namespace with such a Secret the metadata of Secrets is watched; the data of a wanted one is read when its
-//! version changes, so that a rotated credential is in use within seconds. Nothing is kept of Secrets that nobody wants.
+//! In a namespace with such a Secret the metadata of Secrets is watched from the present on; the data of a wanted one is
+//! read when its version changes, so that a rotated credential is in use within seconds. Nothing is listed, and nothing
+//! is kept of Secrets that nobody wants.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::Either;
+use futures::stream::BoxStream;
 use k8s_openapi::api::core::v1::Secret as KubeSecret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::{Api, PartialObjectMeta};
-use kube::runtime::WatchStreamExt;
-use kube::runtime::watcher::{self, Event};
+use kube::api::{Api, ListParams, PartialObjectMeta, WatchEvent, WatchParams};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::model::{Name, Namespace, ObjectKey};
+use crate::model::{Namespace, ObjectKey};
 use crate::secret::Secret;
 
 /// Which namespaces may use a Secret: a comma list, or `*`.
 pub(super) const SHARED_WITH: &str = "kollect.dev/shared-with";
 /// Where the watch is refused, and after a failed read, wanted Secrets are read this often.
 const POLL: Duration = Duration::from_secs(20);
+/// With wanted Secrets in more namespaces than this, one watch covers all: it is shown changes only.
+const MAX_NAMESPACED: usize = 4;
+/// Changes of what is wanted are gathered for so long.
+const GATHER: Duration = Duration::from_millis(10);
+/// The server ends a watch after this.
+const WATCH_SECONDS: u32 = 290;
+/// The pause before a watch that has ended is opened again.
+const REOPEN: Duration = Duration::from_millis(500);
+
+type Events = BoxStream<'static, Result<WatchEvent<PartialObjectMeta<KubeSecret>>, kube::Error>>;
 
 /// The content of a Secret.
 #[derive(Debug)]
@@ -90,15 +102,31 @@ pub(super) struct Secrets {
 struct Inner {
     client: kube::Client,
     known: Mutex<BTreeMap<ObjectKey, Lookup>>,
+    /// Secrets whose lookup changed.
+    news: Mutex<BTreeSet<ObjectKey>>,
     /// Somebody wants a Secret that was not wanted before, or not any more.
     wanted: Notify,
-    /// A lookup changed.
+    /// There are news.
     changed: Notify,
+}
+
+/// Where a watch looks: one namespace, or all.
+type Reach = Option<Namespace>;
+
+struct Watching {
+    task: AbortHandle,
+    wake: Arc<Notify>,
 }
 
 impl Secrets {
     pub(super) fn new(client: kube::Client) -> Self {
-        let inner = Inner { client, known: Mutex::default(), wanted: Notify::new(), changed: Notify::new() };
+        let inner = Inner {
+            client,
+            known: Mutex::default(),
+            news: Mutex::default(),
+            wanted: Notify::new(),
+            changed: Notify::new(),
+        };
         Self { inner: Arc::new(inner) }
     }
 
@@ -125,14 +153,20 @@ impl Secrets {
         self.inner.changed.notified().await;
     }
 
-    /// Keeps one watch for each namespace with a wanted Secret, until `cancel` is cancelled.
+    /// Takes the Secrets whose lookup changed.
+    pub(super) fn drain(&self) -> BTreeSet<ObjectKey> {
+        std::mem::take(&mut *self.inner.news.lock())
+    }
+
+    /// Keeps one watch for each namespace with a wanted Secret, or one for all of many, until `cancel` is cancelled.
     pub(super) async fn run(self, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
         let mut watches: JoinSet<()> = JoinSet::new();
-        let mut running: HashMap<Namespace, (AbortHandle, Arc<Notify>)> = HashMap::new();
+        let mut running: HashMap<Reach, Watching> = HashMap::new();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => break,
-                () = self.inner.wanted.notified() => {}
+                // The first burst of sinks is one decision.
+                () = self.inner.wanted.notified() => tokio::time::sleep(GATHER).await,
                 Some(ended) = watches.join_next(), if !watches.is_empty() => match ended {
                     Err(error) if error.is_panic() => return Err(error),
                     Ok(()) | Err(_) => continue,
@@ -140,21 +174,26 @@ impl Secrets {
             }
             let namespaces: BTreeSet<Namespace> =
                 self.inner.known.lock().keys().map(|key| key.namespace.clone()).collect();
-            running.retain(|namespace, (task, _)| {
-                let keep = namespaces.contains(namespace);
+            let reaches: BTreeSet<Reach> = if namespaces.len() > MAX_NAMESPACED {
+                BTreeSet::from([None])
+            } else {
+                namespaces.into_iter().map(Some).collect()
+            };
+            running.retain(|reach, watching| {
+                let keep = reaches.contains(reach);
                 if !keep {
-                    task.abort();
+                    watching.task.abort();
                 }
                 keep
             });
-            for namespace in namespaces {
-                if let Some((_, wake)) = running.get(&namespace) {
-                    wake.notify_one();
+            for reach in reaches {
+                if let Some(watching) = running.get(&reach) {
+                    watching.wake.notify_one();
                     continue;
                 }
                 let wake = Arc::new(Notify::new());
-                let task = watches.spawn(self.inner.clone().watch(namespace.clone(), wake.clone()));
-                running.insert(namespace, (task, wake));
+                let task = watches.spawn(self.inner.clone().watch(reach.clone(), wake.clone()));
+                running.insert(reach, Watching { task, wake });
             }
         }
         watches.shutdown().await;
@@ -163,64 +202,80 @@ impl Secrets {
 }
 
 impl Inner {
-    async fn watch(self: Arc<Self>, namespace: Namespace, wake: Arc<Notify>) {
-        let api: Api<KubeSecret> = Api::namespaced(self.client.clone(), namespace.as_str());
-        let metadata: Api<PartialObjectMeta<KubeSecret>> = Api::namespaced(self.client.clone(), namespace.as_str());
-        let events = watcher::watcher(metadata, watcher::Config::default()).default_backoff();
-        let mut events = std::pin::pin!(events);
-        let mut poll = tokio::time::interval(POLL);
-        let mut refused = false;
+    /// Reads the wanted Secrets of a reach, then again whatever the watch says has changed, for ever.
+    ///
+    /// The watch starts at the present, and what was wanted is read after it has started: there is no list to hold,
+    /// however many Secrets the cluster has.
+    async fn watch(self: Arc<Self>, reach: Reach, wake: Arc<Notify>) {
+        let api: Api<PartialObjectMeta<KubeSecret>> = match &reach {
+            Some(namespace) => Api::namespaced(self.client.clone(), namespace.as_str()),
+            None => Api::all(self.client.clone()),
+        };
         loop {
-            // Read first: a Secret is wanted before its watch is open.
-            let names = self.names(&namespace, |lookup| matches!(lookup, Lookup::Pending));
-            self.read(&api, &namespace, names).await;
-            let again = tokio::select! {
-                event = events.next() => match event {
-                    Some(Ok(event)) => {
-                        refused = false;
-                        self.stale(&namespace, &event).into_iter().collect()
-                    }
-                    Some(Err(_)) | None => {
-                        refused = true;
-                        BTreeSet::new()
-                    }
-                },
-                () = wake.notified() => BTreeSet::new(),
-                _ = poll.tick() => self.names(&namespace, |lookup| refused || matches!(lookup, Lookup::Failed(_))),
+            let mut events = match self.open(&api).await {
+                Ok(events) => events.left_stream(),
+                // Without the right to watch, a wanted Secret is read every now and then.
+                Err(error) => {
+                    tracing::debug!(error = crate::error::chain(&error), "secrets are read without a watch");
+                    futures::stream::pending().right_stream()
+                }
             };
-            self.read(&api, &namespace, again).await;
+            self.read(self.wanted_in(&reach, |_| true)).await;
+            let mut poll = tokio::time::interval_at(Instant::now() + POLL, POLL);
+            loop {
+                let again = tokio::select! {
+                    event = events.next() => match event {
+                        Some(Ok(event)) => self.stale(event).into_iter().collect(),
+                        Some(Err(_)) | None => break,
+                    },
+                    () = wake.notified() => self.wanted_in(&reach, |lookup| matches!(lookup, Lookup::Pending)),
+                    _ = poll.tick() => {
+                        if matches!(events, Either::Right(_)) {
+                            break;
+                        }
+                        self.wanted_in(&reach, |lookup| matches!(lookup, Lookup::Failed(_)))
+                    }
+                };
+                self.read(again).await;
+            }
+            tokio::time::sleep(REOPEN).await;
         }
     }
 
-    fn names(&self, namespace: &Namespace, which: impl Fn(&Lookup) -> bool) -> BTreeSet<String> {
+    /// Opens a watch that starts now.
+    async fn open(&self, api: &Api<PartialObjectMeta<KubeSecret>>) -> Result<Events, kube::Error> {
+        let first = api.list(&ListParams::default().limit(1)).await?;
+        let version = first.metadata.resource_version.unwrap_or_default();
+        let parameters = WatchParams::default().timeout(WATCH_SECONDS);
+        Ok(api.watch(&parameters, &version).await?.boxed())
+    }
+
+    fn wanted_in(&self, reach: &Reach, which: impl Fn(&Lookup) -> bool) -> BTreeSet<ObjectKey> {
         let known = self.known.lock();
-        let here = known.iter().filter(|(key, lookup)| key.namespace == *namespace && which(lookup));
-        here.map(|(key, _)| key.name.to_string()).collect()
+        let here = known.iter().filter(|(key, lookup)| {
+            reach.as_ref().is_none_or(|namespace| *namespace == key.namespace) && which(lookup)
+        });
+        here.map(|(key, _)| key.clone()).collect()
     }
 
-    /// Returns the name of the Secret that an event is about, unless that version of it has been read.
-    fn stale(&self, namespace: &Namespace, event: &Event<PartialObjectMeta<KubeSecret>>) -> Option<String> {
-        let meta = match event {
-            Event::Apply(secret) | Event::InitApply(secret) | Event::Delete(secret) => &secret.metadata,
-            Event::Init | Event::InitDone => return None,
+    /// Returns the wanted Secret that an event is about, unless that version of it has been read.
+    fn stale(&self, event: WatchEvent<PartialObjectMeta<KubeSecret>>) -> Option<ObjectKey> {
+        let (meta, deleted) = match event {
+            WatchEvent::Added(secret) | WatchEvent::Modified(secret) => (secret.metadata, false),
+            WatchEvent::Deleted(secret) => (secret.metadata, true),
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => return None,
         };
-        let name = meta.name.clone()?;
-        let key = ObjectKey::new(namespace.clone(), Name::new(name.as_str()));
-        let read = match self.known.lock().get(&key) {
-            Some(Lookup::Found(content)) => content.version.clone(),
-            _ => return Some(name),
-        };
-        (read != version(meta) || matches!(event, Event::Delete(_))).then_some(name)
+        let key = super::shelf::key_of(&meta);
+        match self.known.lock().get(&key)? {
+            Lookup::Found(content) if !deleted && content.version == version(&meta) => None,
+            _ => Some(key),
+        }
     }
 
-    /// Reads the wanted ones among these names.
-    async fn read(&self, api: &Api<KubeSecret>, namespace: &Namespace, names: BTreeSet<String>) {
-        for name in names {
-            let key = ObjectKey::new(namespace.clone(), Name::new(name.as_str()));
-            if !self.known.lock().contains_key(&key) {
-                continue;
-            }
-            let lookup = match api.get_opt(&name).await {
+    async fn read(&self, keys: BTreeSet<ObjectKey>) {
+        for key in keys {
+            let api: Api<KubeSecret> = Api::namespaced(self.client.clone(), key.namespace.as_str());
+            let lookup = match api.get_opt(key.name.as_str()).await {
                 Ok(Some(secret)) => Lookup::Found(Arc::new(Content::new(secret))),
                 Ok(None) => Lookup::Missing,
                 Err(error) => Lookup::Failed(crate::error::chain(&error)),
@@ -229,6 +284,7 @@ impl Inner {
             if let Some(before) = known.get_mut(&key) {
                 *before = lookup;
                 drop(known);
+                self.news.lock().insert(key);
                 self.changed.notify_one();
             }
         }

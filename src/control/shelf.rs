@@ -59,6 +59,15 @@ pub(super) fn key_of(meta: &ObjectMeta) -> ObjectKey {
     ObjectKey::new(Namespace::new(text(&meta.namespace)), Name::new(text(&meta.name)))
 }
 
+/// What is new about an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum News {
+    /// It is new or gone, or its spec or metadata changed.
+    Spec,
+    /// Only its status changed: as a rule that is our own write.
+    Status,
+}
+
 /// All objects of one kind.
 #[derive(Debug)]
 pub(super) struct Shelf<S> {
@@ -99,39 +108,48 @@ impl<S> Shelf<S> {
 }
 
 impl<S: DeserializeOwned> Shelf<S> {
-    /// Takes an event in; returns the keys that it concerns.
-    pub(super) fn take(&mut self, event: Event<DynamicObject>) -> BTreeSet<ObjectKey> {
+    /// Takes an event in; returns the keys that it concerns, and how.
+    pub(super) fn take(&mut self, event: Event<DynamicObject>) -> Vec<(ObjectKey, News)> {
         match event {
             Event::Init => {
                 self.listing.clear();
-                BTreeSet::new()
+                Vec::new()
             }
             Event::InitApply(object) => {
-                let key = self.put(object);
+                let (key, news) = self.put(object);
                 self.listing.insert(key.clone());
-                BTreeSet::from([key])
+                vec![(key, news)]
             }
             Event::InitDone => {
                 self.synced = true;
                 let listing = std::mem::take(&mut self.listing);
-                let gone: BTreeSet<ObjectKey> =
-                    self.objects.keys().filter(|key| !listing.contains(*key)).cloned().collect();
+                let gone = self.objects.keys().filter(|key| !listing.contains(*key));
+                let gone = gone.map(|key| (key.clone(), News::Spec)).collect();
                 self.objects.retain(|key, _| listing.contains(key));
                 gone
             }
-            Event::Apply(object) => BTreeSet::from([self.put(object)]),
+            Event::Apply(object) => vec![self.put(object)],
             Event::Delete(object) => {
                 let key = key_of(&object.metadata);
                 self.objects.remove(&key);
-                BTreeSet::from([key])
+                vec![(key, News::Spec)]
             }
         }
     }
 
-    fn put(&mut self, object: DynamicObject) -> ObjectKey {
+    fn put(&mut self, object: DynamicObject) -> (ObjectKey, News) {
         let (key, object) = Object::read(object);
+        let same = |before: &Arc<Object<S>>| {
+            let (old, new) = (&before.meta, &object.meta);
+            old.uid == new.uid
+                && old.generation == new.generation
+                && old.annotations == new.annotations
+                && old.labels == new.labels
+                && old.deletion_timestamp == new.deletion_timestamp
+        };
+        let news = if self.objects.get(&key).is_some_and(same) { News::Status } else { News::Spec };
         self.objects.insert(key.clone(), Arc::new(object));
-        key
+        (key, news)
     }
 }
 

@@ -21,7 +21,9 @@ use crate::validate::{self, NamespaceFilter, ValidatedTarget};
 use crate::watch::{Consent, Filter, Interest, Problem, Program, Resource, Scope};
 
 /// How long a profile may be gone before its rows are taken for deliberately removed (D4).
-const PROFILE_GRACE: Duration = Duration::from_secs(300);
+const PROFILE_GRACE: Duration = Duration::from_mins(5);
+/// A first list that takes no longer is not worth a status of its own.
+const STARTING: Duration = Duration::from_secs(2);
 /// So many names are spelled out in a message.
 const NAMED: usize = 5;
 
@@ -30,6 +32,8 @@ const NAMED: usize = 5;
 pub(super) struct State {
     compiled: Option<Compiled>,
     profile_gone: Option<Instant>,
+    /// When the target was first reconciled.
+    starting: Option<Instant>,
     interest: Option<Interest>,
     /// What the status was made of.
     reported: TargetCounts,
@@ -100,7 +104,7 @@ impl Control {
         if let Err(refusal) = &outcome {
             self.stop(key, refusal.rows, &mut state);
         }
-        let class = self.report_target(key, &object, outcome.err(), &namespaces, &mut state);
+        let class = self.report_target(key, &object, outcome.as_ref().err(), &namespaces, &mut state);
         self.targets.insert(key.clone(), state);
         class
     }
@@ -230,17 +234,16 @@ impl Control {
         self.parts.watch.remove(key);
         match rows {
             Rows::Go => self.parts.store.unregister(&key.namespace, &key.name),
-            Rows::Stay => match state.interest.take() {
-                Some(interest) => interest.target.cover(&Coverage::Unresolved),
-                // Registered all the same: a target that is there but not understood is not a deleted one.
-                None => {
+            Rows::Stay => {
+                // Registered in any case: a target that is there but not understood is not a deleted one.
+                let table = self.parts.store.existing(&key.namespace);
+                if let Some(interest) = state.interest.take() {
+                    interest.target.cover(&Coverage::Unresolved);
+                } else if table.is_none_or(|table| !table.has(&key.name)) {
                     let gvk = Gvk { group: "".into(), version: "".into(), kind: "".into() };
-                    let table = self.parts.store.existing(&key.namespace);
-                    if table.is_none_or(|table| !table.has(&key.name)) {
-                        self.parts.store.register(Origin { target: key.clone(), gvk });
-                    }
+                    self.parts.store.register(Origin { target: key.clone(), gvk });
                 }
-            },
+            }
         }
         state.interest = None;
     }
@@ -249,7 +252,7 @@ impl Control {
         &mut self,
         key: &TargetKey,
         object: &Object<KollectTargetSpec>,
-        refusal: Option<Refusal>,
+        refusal: Option<&Refusal>,
         namespaces: &BTreeMap<Namespace, Consent>,
         state: &mut State,
     ) -> Option<Class> {
@@ -258,7 +261,13 @@ impl Control {
         let problems = state.interest.as_ref().map(|interest| self.parts.watch.problems(interest)).unwrap_or_default();
         let before: KollectTargetStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
         let sinks = sinks_of(&self.shelves, key);
-        let view = View { counts: &counts, problems: &problems, refusal: refusal.as_ref(), sinks };
+        let starting = *state.starting.get_or_insert_with(Instant::now) + STARTING;
+        if refusal.is_none() && problems.is_empty() && !counts.whole && Instant::now() < starting {
+            self.deferred.insert((Kind::Target, key.clone()), starting);
+            state.reported = counts;
+            return None;
+        }
+        let view = View { counts: &counts, problems: &problems, refusal, sinks };
         let (findings, class) = findings(object, &view);
         let now = Self::now();
         let ready = class.is_none();

@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn items_are_cut_at_any_chunk_size() {
-        for size in 1..LIST.len() + 1 {
+        for size in 1..=LIST.len() {
             let (items, meta) = cut(LIST, size).unwrap();
             let want = [r#"{"a":"}]\"{","b":[{"c":1}]}"#, r#"{"items":[{}],"metadata":{"resourceVersion":"9"}}"#, "{}"];
             assert_eq!(items, want, "chunks of {size}");

@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use kollect::lab::Operator;
 use kollect::lab::load::{Kind, Load};
 use kollect::lab::postgres::{Database, RowWrites};
 use kollect::lab::wait::wait_for;
-use kollect::lab::Operator;
 use serde_json::Value;
 
 use crate::support::Ground;
 
 /// A condition or a row count has this long to come true on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const TABLE: &str = "inventory_items";
 
 /// A namespace with a profile, a target over the load namespaces, a Postgres sink and an inventory.
@@ -91,8 +91,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     async fn rows(&self, want: i64) {
         let what = format!("{want} rows");
         let counted = wait_for(&what, PATIENCE, || async {
-            let exists: bool =
-                self.database.query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE]).await?.get(0);
+            let exists: bool = self.database.query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE]).await?.get(0);
             ensure!(exists, "there is no table yet");
             let have = self.ground.postgres().count(&self.database, TABLE).await?;
             ensure!(have == want, "the table has {have} rows");
@@ -128,7 +127,8 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     /// Compares the table with the cluster, by name and image.
     async fn equals_the_cluster(&self) {
         let matches = wait_for("the table equals the cluster", PATIENCE, || async {
-            let list: Value = serde_json::from_str(&self.ground.api().kubectl(&["get", "deployments", "-A", "-o", "json"])?)?;
+            let list: Value =
+                serde_json::from_str(&self.ground.api().kubectl(&["get", "deployments", "-A", "-o", "json"])?)?;
             let mut want: Vec<String> = list["items"]
                 .as_array()
                 .cloned()
@@ -144,8 +144,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
             let query = format!(
                 "SELECT source_uid || ' ' || (payload->>'name') || ' ' || (payload->'attributes'->>'image') FROM {TABLE}"
             );
-            let mut have: Vec<String> =
-                self.database.query(&query, &[]).await?.iter().map(|row| row.get(0)).collect();
+            let mut have: Vec<String> = self.database.query(&query, &[]).await?.iter().map(|row| row.get(0)).collect();
             want.sort();
             have.sort();
             ensure!(want == have, "{} objects, {} rows", want.len(), have.len());
@@ -180,8 +179,7 @@ async fn five_hundred_objects_become_rows_and_only_changes_are_written() {
     let operator = job.operator().await;
     job.condition("kinv/all", "Ready", "Exported").await;
     wait_for("the second life has compared", PATIENCE, || async {
-        let epoch: i64 =
-            job.database.query_one(&format!("SELECT epoch FROM {TABLE}_state"), &[]).await?.get(0);
+        let epoch: i64 = job.database.query_one(&format!("SELECT epoch FROM {TABLE}_state"), &[]).await?.get(0);
         ensure!(epoch >= 2, "epoch {epoch}");
         Ok(())
     })
@@ -219,9 +217,9 @@ async fn killed_at_any_moment_the_next_process_makes_the_table_equal_the_cluster
             tokio::time::sleep(Duration::from_millis(37 * round)).await;
             operator.kill9().await
         };
-        let (changed, killed) = tokio::join!(changes, killed);
-        changed.unwrap();
-        killed.unwrap();
+        let (patched, ended) = tokio::join!(changes, killed);
+        patched.unwrap();
+        ended.unwrap();
     }
     let operator = job.operator().await;
     job.rows(300).await;
@@ -292,23 +290,30 @@ async fn what_is_wrong_is_named_with_its_field_and_costs_nobody_else() {
     manifests += &profile("unparsable", deployment, r#"{name: bad, path: "{.metadata.name"}"#);
     manifests += &profile("unknown-kind", "{group: apps, version: v1, kind: Deploymnet}", r#"{name: a, path: "$.a"}"#);
     manifests += &profile("resource-mode", deployment, r#"{name: a, path: "helm:release.name"}"#);
-    manifests += &format!(
+    let orphan = format!(
         "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\nmetadata: {{name: no-profile, namespace: {namespace}}}\n\
          spec: {{profileRef: nobody}}\n---\n"
     );
+    manifests += &orphan;
     manifests += &inventory("no-secret", "{type: postgres, postgres: {databaseRef: {name: nobody}, table: t}}");
     manifests += &secret("wrong-password", &dsn.replacen("postgres://kollect:", "postgres://kollect:x", 1));
-    manifests += &inventory("wrong-password", "{type: postgres, postgres: {databaseRef: {name: wrong-password}, table: t}}");
+    manifests +=
+        &inventory("wrong-password", "{type: postgres, postgres: {databaseRef: {name: wrong-password}, table: t}}");
     manifests += &secret("unreachable", "postgres://kollect:x@127.0.0.1:1/kollect?sslmode=disable");
     manifests += &inventory("unreachable", "{type: postgres, postgres: {databaseRef: {name: unreachable}, table: t}}");
     manifests += &secret("private", "postgres://kollect:x@10.0.0.1:5432/kollect?sslmode=disable");
     manifests += &inventory("private", "{type: postgres, postgres: {databaseRef: {name: private}, table: t}}");
-    manifests += &inventory("existing", "{type: postgres, provisioning: {mode: existing}, postgres: {databaseRef: {name: pg}, table: nobodys}}");
-    manifests += &inventory("not-served", "{type: mongodb, mongodb: {databaseRef: {name: pg}, database: a, collection: b}}");
-    manifests += &format!(
+    manifests += &inventory(
+        "existing",
+        "{type: postgres, provisioning: {mode: existing}, postgres: {databaseRef: {name: pg}, table: nobodys}}",
+    );
+    manifests +=
+        &inventory("not-served", "{type: mongodb, mongodb: {databaseRef: {name: pg}, database: a, collection: b}}");
+    let two = format!(
         "apiVersion: kollect.dev/v1alpha1\nkind: KollectInventory\nmetadata: {{name: two, namespace: {namespace}}}\n\
          spec: {{databaseSinkRefs: [{{name: pg}}, {{name: nobody}}]}}\n"
     );
+    manifests += &two;
     job.apply(&manifests).unwrap();
 
     let cases = [

@@ -124,7 +124,7 @@ impl Stage {
             store,
             health: Health::default(),
             lists: Semaphore::new(4),
-            resync: Duration::from_secs(3600),
+            resync: Duration::from_hours(1),
         };
         let resource =
             Resource { group: "".into(), version: "v1".into(), plural: "things".into(), scope: Scope::Namespaced };
