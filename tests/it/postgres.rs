@@ -644,17 +644,59 @@ struct Certificates {
     ca: String,
     server: String,
     server_key: String,
+    client: String,
+    client_key: String,
 }
 
 fn certificates(names: &[&str]) -> Certificates {
-    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+    use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
     let mut params = CertificateParams::default();
+    // OpenSSL takes a certificate with the name of its issuer for self-signed.
+    params.distinguished_name.push(DnType::CommonName, "authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
-    let key = KeyPair::generate().unwrap();
-    let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
-    let server = CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap();
-    Certificates { ca: ca.pem(), server: server.pem(), server_key: key.serialize_pem() }
+    let sign = |names: &[&str]| {
+        let key = KeyPair::generate().unwrap();
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        (CertificateParams::new(names).unwrap().signed_by(&key, &ca).unwrap().pem(), key.serialize_pem())
+    };
+    let ((server, server_key), (client, client_key)) = (sign(names), sign(&["kollect"]));
+    Certificates { ca: ca.pem(), server, server_key, client, client_key }
+}
+
+#[tokio::test]
+async fn client_certificate_is_shown_to_a_server_that_asks_for_it() {
+    let Some(lab) = lab_or_skip(only_postgres()).await else { return };
+    let server = lab.postgres();
+    server.create_database("client").await.unwrap();
+    let (ours, foreign) = (certificates(&["localhost"]), certificates(&["localhost"]));
+    server.enable_tls(&ours.server, &ours.server_key).await.unwrap();
+    let admin = server.connect_admin("postgres").await.unwrap();
+    let rules = "hostssl client kollect all scram-sha-256 clientcert=verify-ca\nhost all postgres all scram-sha-256\n";
+    for (file, text) in [("clients.crt", ours.ca.as_str()), ("pg_hba.conf", rules)] {
+        let object = admin.query_one("SELECT lo_from_bytea(0, convert_to($1, 'UTF8'))", &[&text]).await.unwrap();
+        let write = "SELECT lo_export($1, current_setting('data_directory') || '/' || $2)";
+        admin.query_one(write, &[&object.get::<_, u32>(0), &file]).await.unwrap();
+    }
+    admin.batch_execute("ALTER SYSTEM SET ssl_ca_file = 'clients.crt'").await.unwrap();
+    server.stop().await.unwrap();
+    server.restart().await.unwrap();
+
+    let dsn = server.dsn("client").replace("sslmode=disable", "sslmode=verify-full").replace("127.0.0.1", "localhost");
+    let with = |client: Option<&Certificates>| {
+        let tls = TlsConfig {
+            ca_pem: Some(ours.ca.clone().into_bytes()),
+            client_cert_pem: client.map(|signed| signed.client.clone().into_bytes()),
+            client_key_pem: client.map(|signed| Secret::new(signed.client_key.clone())),
+            ..TlsConfig::default()
+        };
+        sink(&life("us", 0), &PostgresConfig { tls, ..config(&dsn) })
+    };
+    with(Some(&ours)).probe().await.unwrap();
+    for refused in [with(None), with(Some(&foreign))] {
+        let error = refused.probe().await.unwrap_err();
+        assert_eq!(error.class(), Class::Terminal, "{}", chain(&error));
+    }
 }
 
 #[tokio::test]

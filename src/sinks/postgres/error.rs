@@ -233,6 +233,7 @@ fn handshake_class(error: &rustls::Error) -> Class {
             | AlertDescription::CertificateRequired
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
             | AlertDescription::ProtocolVersion
             | AlertDescription::InsufficientSecurity
             | AlertDescription::UnrecognisedName
