@@ -89,6 +89,4 @@ fn announce(config: &Config) {
     if config.network.loopback_sinks == Permission::Allowed {
         warn!("--allow-loopback-sinks lets sinks reach what listens inside this pod; it is meant for tests");
     }
-    let budget = config.collection.store_budget.map_or_else(|| "unlimited".to_owned(), |budget| budget.to_string());
-    info!(budget, "memory for rows");
 }

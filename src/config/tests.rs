@@ -114,6 +114,9 @@ fn what_is_not_served_is_named_with_the_fix() {
         ("--enable-http2", "true", "false"),
         ("--validating-webhooks-enabled", "true", "false"),
         ("--watch-namespaces", "a", ""),
+        ("--store-budget", "64Mi", "60%"),
+        ("--sink-audit-interval", "30m", "1h"),
+        ("--reconcile-rate-limit", "1s", "0"),
         ("--kube-api-qps", "20", "0"),
         ("--kube-api-burst", "30", "0"),
     ] {
@@ -170,17 +173,11 @@ fn the_api_server_is_looked_for_in_order() {
 #[test]
 fn the_store_budget_is_a_share_of_the_memory_limit() {
     let limited = Environment { memory_limit: Some(256 << 20), ..environment() };
-    let budget = |flags: &[&str]| Config::new(parse(flags).unwrap(), limited.clone()).unwrap().collection.store_budget;
+    let budget = |flags: &[&str]| super::store_budget(parse(flags).unwrap().store_budget, limited.memory_limit);
     assert_eq!(budget(&[]), Some(ByteSize((256 << 20) / 100 * 60)));
     assert_eq!(budget(&["--store-budget=50%"]), Some(ByteSize((256 << 20) / 100 * 50)));
     assert_eq!(budget(&["--store-budget=64Mi"]), Some(ByteSize(64 << 20)));
     assert_eq!(budget(&["--store-budget=0"]), None);
-}
-
-#[test]
-fn a_base_for_backoff_sets_its_cap() {
-    let control = config(&["--reconcile-rate-limit=1s"]).unwrap().control;
-    assert_eq!((control.backoff_base, control.backoff_cap), (Duration::from_secs(1), Duration::from_mins(5)));
 }
 
 /// The table of all flags as `docs/configuration.md` has it.
