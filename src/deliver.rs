@@ -363,6 +363,9 @@ impl Deliverer {
             }
             Ok(_) => Outcome::Unchanged,
             Err(error) => {
+                // What the sink holds now is not known, and its table may have been made anew: compare the next time.
+                // Until then the journal keeps nothing for this binding, however long the outage.
+                bound.reader.restart();
                 self.metrics.delivered(kind, elapsed, 0);
                 self.metrics.sink_failed(error.class().into());
                 Outcome::Failed(error.class())

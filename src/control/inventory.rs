@@ -1,12 +1,14 @@
 //! KollectInventory: which sinks get the rows of a namespace.
 
+mod report;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::Value;
+
+use report::{SinkState, SinkView, degraded, findings, substance};
 
 use super::Control;
 use super::secrets::{Content, Lookup, SHARED_WITH};
@@ -15,10 +17,10 @@ use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons,
 use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
 use crate::api::v1alpha1::{
     Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
-    SecretRef, SinkExport,
+    SecretRef,
 };
 use crate::config::CrossNamespaceSecrets;
-use crate::deliver::{Binding, Report};
+use crate::deliver::Binding;
 use crate::error::{Class, Classify, chain};
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, Namespace, ObjectKey, SinkKey, Uid};
@@ -333,7 +335,7 @@ impl Control {
         for (binding, bound) in &state.bindings {
             let there = bound.sink.destination();
             if !destinations.iter().any(|known| known.id == there.id) {
-                destinations.push(self.record(binding, &bound.sink, &now));
+                destinations.push(self.record(binding, &bound.sink));
             }
         }
         // A process that has just started knows less than what the last one reported: that stands until it knows better.
@@ -359,7 +361,7 @@ impl Control {
         class
     }
 
-    fn record(&self, key: &BindingKey, sink: &Arc<dyn Sink>, _now: &Time) -> Destination {
+    fn record(&self, key: &BindingKey, sink: &Arc<dyn Sink>) -> Destination {
         let cluster = self
             .shelves
             .databases
@@ -393,199 +395,6 @@ impl Control {
             },
         };
         SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval }
-    }
-}
-
-/// How one sink stands, for the status.
-#[derive(Debug, Clone)]
-struct SinkView {
-    name: String,
-    state: SinkState,
-    report: Report,
-    interval: Duration,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum SinkState {
-    Exported,
-    /// A change waits for the interval.
-    Debounced,
-    /// Nothing has been delivered yet, and nothing is wrong.
-    Pending(String),
-    Failing(Failing),
-}
-
-impl SinkView {
-    fn export(&self, before: &KollectInventoryStatus, generation: i64, now: &Time) -> SinkExport {
-        let old = before.sink_exports.iter().find(|export| export.name == self.name);
-        if let (SinkState::Pending(_), Some(old)) = (&self.state, old) {
-            return old.clone();
-        }
-        let interval = crate::api::v1alpha1::Duration::from(self.interval);
-        let (status, reason, message) = match &self.state {
-            SinkState::Exported => (
-                ConditionStatus::True,
-                reasons::EXPORTED,
-                format!("{} row(s), all changes are in the sink", self.report.rows),
-            ),
-            SinkState::Debounced => {
-                (ConditionStatus::True, reasons::DEBOUNCED, format!("a change waits for the interval of {interval}"))
-            }
-            SinkState::Pending(why) => (ConditionStatus::False, reasons::PROGRESSING, why.clone()),
-            SinkState::Failing(failing) => {
-                let reason = match failing.reason {
-                    reasons::NOT_SERVED | reasons::SINK_NOT_FOUND | reasons::CLUSTER_CONFLICT => failing.reason,
-                    _ => reasons::EXPORT_FAILED,
-                };
-                (ConditionStatus::False, reason, failing.message.clone())
-            }
-        };
-        let finding = Finding { type_: types::SYNCED, status, reason, message };
-        let conditions = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
-        let last_write = self.report.last_write.map(Time);
-        let lag = Duration::from_secs(self.report.lag().as_secs());
-        let behind = !matches!(self.state, SinkState::Exported | SinkState::Debounced) && !lag.is_zero();
-        SinkExport {
-            name: self.name.clone(),
-            namespace: String::new(),
-            last_export_time: last_write.or_else(|| old.and_then(|old| old.last_export_time.clone())),
-            last_checksum: self
-                .report
-                .checksum
-                .map(|digest| digest.to_string())
-                .or_else(|| old.map(|old| old.last_checksum.clone()))
-                .unwrap_or_default(),
-            lag: behind.then(|| lag.into()),
-            next_due: self.report.next_due.map(Time),
-            conditions: merge(conditions, &[finding], generation, now),
-        }
-    }
-}
-
-/// Decides the conditions of an inventory that may export, and the class of what is wrong.
-fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Finding>, Option<Class>) {
-    let finding = |type_, status, reason, message: &str| Finding { type_, status, reason, message: message.to_owned() };
-    let failing: Vec<(&str, &Failing)> = views
-        .iter()
-        .filter_map(|view| match &view.state {
-            SinkState::Failing(failing) => Some((view.name.as_str(), failing)),
-            _ => None,
-        })
-        .collect();
-    let pending: Vec<&SinkView> = views.iter().filter(|view| matches!(view.state, SinkState::Pending(_))).collect();
-    let good = views.len() - failing.len() - pending.len();
-    let terminal = failing.iter().all(|(_, failing)| failing.class != Class::Transient);
-    let messages: Vec<String> = failing.iter().map(|(name, failing)| format!("{name}: {}", failing.message)).collect();
-    let message = messages.join("; ");
-    let not_served = failing.iter().find(|(_, failing)| failing.reason == reasons::NOT_SERVED);
-    let unfinished = if whole { "" } else { "; parts of the targets are not listed yet" };
-
-    let mut found = Vec::new();
-    if views.is_empty() {
-        let nothing = "spec names no sink";
-        found.push(finding(types::READY, ConditionStatus::True, reasons::NO_EXPORT, nothing));
-        found.push(finding(types::SYNCED, ConditionStatus::True, reasons::NO_EXPORT, nothing));
-        found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::NO_SINKS_CONFIGURED, nothing));
-        return (found, None);
-    }
-    if failing.is_empty() && pending.is_empty() {
-        let exported = format!("exported {rows} item(s) across {good} sink(s){unfinished}");
-        let waits = views.iter().any(|view| view.state == SinkState::Debounced);
-        found.push(finding(types::READY, ConditionStatus::True, reasons::EXPORTED, &exported));
-        let synced = if waits {
-            finding(types::SYNCED, ConditionStatus::True, reasons::DEBOUNCED, "a change waits for its interval")
-        } else {
-            let message = format!("exported to {good} sink(s)");
-            finding(types::SYNCED, ConditionStatus::True, reasons::EXPORTED, &message)
-        };
-        found.push(synced);
-        let reachable = "the last delivery to every sink succeeded";
-        found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::EXPORT_SUCCEEDED, reachable));
-        return (found, None);
-    }
-    if failing.is_empty() {
-        let why = match &pending.first().map(|view| &view.state) {
-            Some(SinkState::Pending(why)) => why.as_str(),
-            _ => "",
-        };
-        let message = format!("{} of {} sink(s) have had no delivery yet: {why}", pending.len(), views.len());
-        found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PROGRESSING, &message));
-        return (found, None);
-    }
-    if good > 0 {
-        let ready = format!("exported {rows} item(s) across {good} of {} sink(s){unfinished}", views.len());
-        found.push(finding(types::READY, ConditionStatus::True, reasons::PARTIALLY_SYNCED, &ready));
-        found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PARTIALLY_SYNCED, &message));
-        if not_served.is_some() {
-            found.push(finding(types::DEGRADED, ConditionStatus::True, reasons::NOT_SERVED, &message));
-        }
-    } else {
-        let reason = match failing.as_slice() {
-            [(_, only)] if keeps_its_reason(only.reason) => only.reason,
-            _ if not_served.is_some() => reasons::NOT_SERVED,
-            _ if terminal => reasons::EXPORT_TERMINAL,
-            _ => reasons::PROGRESSING,
-        };
-        found.push(finding(types::DEGRADED, ConditionStatus::True, reason, &message));
-        found.push(finding(types::SYNCED, ConditionStatus::False, reason, &message));
-    }
-    let reason = if failing.iter().any(|(_, failing)| failing.reason == reasons::SINK_NOT_FOUND) {
-        reasons::SINK_NOT_FOUND
-    } else if terminal {
-        reasons::EXPORT_TERMINAL
-    } else {
-        reasons::EXPORT_FAILED
-    };
-    found.push(finding(types::SINK_REACHABLE, ConditionStatus::False, reason, &message));
-    let class = if terminal { Class::Terminal } else { Class::Transient };
-    (found, Some(class))
-}
-
-/// Tells whether a reason says more than "the export failed".
-fn keeps_its_reason(reason: &str) -> bool {
-    [
-        reasons::NOT_SERVED,
-        reasons::SINK_NOT_FOUND,
-        reasons::SECRET_RESOLVE_FAILED,
-        reasons::INVALID_SPEC,
-        reasons::CLUSTER_CONFLICT,
-        reasons::PAYLOAD_TOO_LARGE,
-    ]
-    .contains(&reason)
-}
-
-/// The conditions of an inventory that may not export at all.
-fn degraded(failing: &Failing) -> (Vec<Finding>, Option<Class>) {
-    let finding = |type_, status| Finding { type_, status, reason: failing.reason, message: failing.message.clone() };
-    let findings =
-        vec![finding(types::DEGRADED, ConditionStatus::True), finding(types::SYNCED, ConditionStatus::False)];
-    (findings, (failing.reason != reasons::SUSPENDED).then_some(failing.class))
-}
-
-/// Returns the status without what only counts.
-fn substance(status: &KollectInventoryStatus) -> Value {
-    let mut status = status.clone();
-    status.item_count = 0;
-    status.last_export_time = None;
-    for export in &mut status.sink_exports {
-        export.last_export_time = None;
-        export.last_checksum = String::new();
-        export.lag = None;
-        export.next_due = None;
-        quiet(&mut export.conditions);
-    }
-    quiet(&mut status.conditions);
-    serde_json::to_value(&status).unwrap_or_default()
-}
-
-/// Takes the counting messages out, and does not tell a waiting change from a delivered one: that is no event.
-fn quiet(conditions: &mut [k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) {
-    for condition in conditions {
-        if [reasons::EXPORTED, reasons::DEBOUNCED, reasons::APPROACHING_EXPORT_CAP].contains(&condition.reason.as_str())
-        {
-            condition.message.clear();
-            reasons::EXPORTED.clone_into(&mut condition.reason);
-        }
     }
 }
 

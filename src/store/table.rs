@@ -582,7 +582,7 @@ impl Reader {
         inner.release();
     }
 
-    /// Makes the next plan compare everything, as after a restart.
+    /// Makes the next plan compare everything, as after a restart. The journal keeps nothing for the reader until then.
     pub fn restart(&self) {
         let mut inner = self.table.inner.lock();
         if let Some(cursor) = inner.readers.get_mut(&self.id) {

@@ -383,11 +383,15 @@ data: {{text: "x", number: "none"}}
 "#
     );
     job.apply(&manifests).unwrap();
-    let large = "x".repeat(700_000);
+    let container = serde_json::json!({
+        "name": "large", "image": "large:1", "env": [{"name": "TEXT", "value": "x".repeat(1_400_000)}],
+    });
     let object = serde_json::json!({
-        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "large", "namespace": namespace},
-        "data": {"text": "large", "number": "2", "a": large},
-        "binaryData": {"b": "eHh4".repeat(85_000)},
+        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "large", "namespace": namespace},
+        "spec": {
+            "replicas": 0, "selector": {"matchLabels": {"app": "large"}},
+            "template": {"metadata": {"labels": {"app": "large"}}, "spec": {"containers": [container]}},
+        },
     });
     job.apply(&object.to_string()).unwrap();
     let operator = job.operator().await;
@@ -405,5 +409,86 @@ data: {{text: "x", number: "none"}}
     job.rows(3).await;
     let message = job.condition("ktgt/maps", "Ready", "Collecting").await;
     assert!(message.contains("U+0000"), "{message}");
+    operator.terminate().await.unwrap();
+}
+
+#[tokio::test]
+async fn filters_profiles_and_namespaces_are_re_evaluated_when_they_change() {
+    let Some(job) = Job::new("filters").await else { return };
+    let namespace = job.namespace().to_owned();
+    let load = Job::load(4, 10);
+    load.create(&job.ground.client).await.unwrap();
+    for index in 0..2 {
+        job.kubectl(&["label", "namespace", &load.namespace(index), "team=a"]);
+    }
+    let target = |spec: &str| {
+        format!(
+            "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\n\
+             metadata: {{name: deployments, namespace: {namespace}}}\nspec: {spec}\n"
+        )
+    };
+    let first = load.object(0).1;
+    job.apply(&target("{profileRef: deployments, namespaceSelector: {matchLabels: {team: a}}}")).unwrap();
+    let operator = job.operator().await;
+    job.rows(20).await;
+    // A namespace gains the label, another loses it.
+    job.kubectl(&["label", "namespace", &load.namespace(2), "team=a"]);
+    job.rows(30).await;
+    job.kubectl(&["label", "namespace", &load.namespace(0), "team-"]);
+    job.rows(20).await;
+    // A new namespace whose objects come with it.
+    job.kubectl(&["create", "namespace", "late"]);
+    let image = ["-n", "late", "create", "deployment", "late", "--image=late:1", "--replicas=0"];
+    job.kubectl(&image);
+    job.kubectl(&["label", "namespace", "late", "team=a"]);
+    job.rows(21).await;
+    // Names, labels and the watch label.
+    job.apply(&target(&format!("{{profileRef: deployments, names: [{first}, late]}}"))).unwrap();
+    job.rows(5).await;
+    job.apply(&target("{profileRef: deployments, labelSelector: {matchLabels: {app: late}}}")).unwrap();
+    job.rows(1).await;
+    job.kubectl(&["-n", "late", "label", "deployment", "late", "kollect.dev/watch=disabled"]);
+    job.rows(0).await;
+    job.kubectl(&["-n", "late", "label", "deployment", "late", "kollect.dev/watch-"]);
+    job.rows(1).await;
+    // Another attribute: the row is made anew.
+    let profile = format!(
+        "apiVersion: kollect.dev/v1alpha1\nkind: KollectProfile\nmetadata: {{name: deployments, namespace: {namespace}}}\n\
+         spec: {{targetGVK: {{group: apps, version: v1, kind: Deployment}}, attributes: [{{name: other, path: \"$.metadata.name\"}}]}}\n"
+    );
+    job.apply(&profile).unwrap();
+    wait_for("the new attribute", PATIENCE, || async {
+        let query = format!("SELECT count(*) FROM {TABLE} WHERE payload->'attributes' = '{{\"other\": \"late\"}}'");
+        let count: i64 = job.database.query_one(&query, &[]).await?.get(0);
+        ensure!(count == 1, "{count} rows have it");
+        Ok(())
+    })
+    .await
+    .unwrap();
+    // Suspended, a target loses its rows; an inventory keeps them.
+    job.apply(&target("{profileRef: deployments, suspend: true}")).unwrap();
+    job.condition("ktgt/deployments", "Degraded", "Suspended").await;
+    job.rows(0).await;
+    job.apply(&target("{profileRef: deployments, includedNamespaces: [late]}")).unwrap();
+    job.rows(1).await;
+    job.kubectl(&["-n", &namespace, "patch", "kinv", "all", "--type=merge", "-p", r#"{"spec":{"suspend":true}}"#]);
+    job.condition("kinv/all", "Degraded", "Suspended").await;
+    job.kubectl(&["-n", "late", "delete", "deployment", "late"]);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    job.rows(1).await;
+    // A namespace that goes takes its rows along.
+    job.kubectl(&["-n", &namespace, "patch", "kinv", "all", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#]);
+    job.rows(0).await;
+    // An object that does not decode has a condition that names the field.
+    let loose = r#"[{"op": "replace", "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/suspend",
+        "value": {"x-kubernetes-preserve-unknown-fields": true}}]"#;
+    job.kubectl(&["patch", "crd", "kollecttargets.kollect.dev", "--type=json", "-p", loose]);
+    wait_for("an object of the loose schema", PATIENCE, || async {
+        job.apply(&target("{profileRef: deployments, suspend: perhaps}"))
+    })
+    .await
+    .unwrap();
+    let message = job.condition("ktgt/deployments", "Degraded", "InvalidSpec").await;
+    assert!(message.starts_with("spec.suspend: invalid type: string \"perhaps\", expected a boolean"), "{message}");
     operator.terminate().await.unwrap();
 }

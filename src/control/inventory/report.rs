@@ -1,0 +1,290 @@
+//! What the status of an inventory says: pure, from how each sink stands to conditions.
+
+use std::time::Duration;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use serde_json::Value;
+
+use super::Failing;
+use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
+use crate::api::v1alpha1::{KollectInventoryStatus, SinkExport};
+use crate::deliver::Report;
+use crate::error::Class;
+
+/// How one sink stands, for the status.
+#[derive(Debug, Clone)]
+pub(super) struct SinkView {
+    pub(super) name: String,
+    pub(super) state: SinkState,
+    pub(super) report: Report,
+    pub(super) interval: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum SinkState {
+    Exported,
+    /// A change waits for the interval.
+    Debounced,
+    /// Nothing has been delivered yet, and nothing is wrong.
+    Pending(String),
+    Failing(Failing),
+}
+
+impl SinkView {
+    pub(super) fn export(&self, before: &KollectInventoryStatus, generation: i64, now: &Time) -> SinkExport {
+        let old = before.sink_exports.iter().find(|export| export.name == self.name);
+        if let (SinkState::Pending(_), Some(old)) = (&self.state, old) {
+            return old.clone();
+        }
+        let interval = crate::api::v1alpha1::Duration::from(self.interval);
+        let (status, reason, message) = match &self.state {
+            SinkState::Exported => (
+                ConditionStatus::True,
+                reasons::EXPORTED,
+                format!("{} row(s), all changes are in the sink", self.report.rows),
+            ),
+            SinkState::Debounced => {
+                (ConditionStatus::True, reasons::DEBOUNCED, format!("a change waits for the interval of {interval}"))
+            }
+            SinkState::Pending(why) => (ConditionStatus::False, reasons::PROGRESSING, why.clone()),
+            SinkState::Failing(failing) => {
+                let reason = match failing.reason {
+                    reasons::NOT_SERVED | reasons::SINK_NOT_FOUND | reasons::CLUSTER_CONFLICT => failing.reason,
+                    _ => reasons::EXPORT_FAILED,
+                };
+                (ConditionStatus::False, reason, failing.message.clone())
+            }
+        };
+        let finding = Finding { type_: types::SYNCED, status, reason, message };
+        let conditions = old.map(|old| old.conditions.as_slice()).unwrap_or_default();
+        let last_write = self.report.last_write.map(Time);
+        let lag = Duration::from_secs(self.report.lag().as_secs());
+        let behind = !matches!(self.state, SinkState::Exported | SinkState::Debounced) && !lag.is_zero();
+        SinkExport {
+            name: self.name.clone(),
+            namespace: String::new(),
+            last_export_time: last_write.or_else(|| old.and_then(|old| old.last_export_time.clone())),
+            last_checksum: self
+                .report
+                .checksum
+                .map(|digest| digest.to_string())
+                .or_else(|| old.map(|old| old.last_checksum.clone()))
+                .unwrap_or_default(),
+            lag: behind.then(|| lag.into()),
+            next_due: self.report.next_due.map(Time),
+            conditions: merge(conditions, &[finding], generation, now),
+        }
+    }
+}
+
+/// Decides the conditions of an inventory that may export, and the class of what is wrong.
+pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Finding>, Option<Class>) {
+    let finding = |type_, status, reason, message: &str| Finding { type_, status, reason, message: message.to_owned() };
+    let failing: Vec<(&str, &Failing)> = views
+        .iter()
+        .filter_map(|view| match &view.state {
+            SinkState::Failing(failing) => Some((view.name.as_str(), failing)),
+            _ => None,
+        })
+        .collect();
+    let pending: Vec<&SinkView> = views.iter().filter(|view| matches!(view.state, SinkState::Pending(_))).collect();
+    let good = views.len() - failing.len() - pending.len();
+    let terminal = failing.iter().all(|(_, failing)| failing.class != Class::Transient);
+    let messages: Vec<String> = failing.iter().map(|(name, failing)| format!("{name}: {}", failing.message)).collect();
+    let message = messages.join("; ");
+    let not_served = failing.iter().find(|(_, failing)| failing.reason == reasons::NOT_SERVED);
+    let unfinished = if whole { "" } else { "; parts of the targets are not listed yet" };
+
+    let mut found = Vec::new();
+    if views.is_empty() {
+        let nothing = "spec names no sink";
+        found.push(finding(types::READY, ConditionStatus::True, reasons::NO_EXPORT, nothing));
+        found.push(finding(types::SYNCED, ConditionStatus::True, reasons::NO_EXPORT, nothing));
+        found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::NO_SINKS_CONFIGURED, nothing));
+        return (found, None);
+    }
+    if failing.is_empty() && pending.is_empty() {
+        let exported = format!("exported {rows} item(s) across {good} sink(s){unfinished}");
+        let waits = views.iter().any(|view| view.state == SinkState::Debounced);
+        found.push(finding(types::READY, ConditionStatus::True, reasons::EXPORTED, &exported));
+        let synced = if waits {
+            finding(types::SYNCED, ConditionStatus::True, reasons::DEBOUNCED, "a change waits for its interval")
+        } else {
+            let message = format!("exported to {good} sink(s)");
+            finding(types::SYNCED, ConditionStatus::True, reasons::EXPORTED, &message)
+        };
+        found.push(synced);
+        let reachable = "the last delivery to every sink succeeded";
+        found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::EXPORT_SUCCEEDED, reachable));
+        return (found, None);
+    }
+    if failing.is_empty() {
+        let why = match &pending.first().map(|view| &view.state) {
+            Some(SinkState::Pending(why)) => why.as_str(),
+            _ => "",
+        };
+        let message = format!("{} of {} sink(s) have had no delivery yet: {why}", pending.len(), views.len());
+        found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PROGRESSING, &message));
+        return (found, None);
+    }
+    if good > 0 {
+        let ready = format!("exported {rows} item(s) across {good} of {} sink(s){unfinished}", views.len());
+        found.push(finding(types::READY, ConditionStatus::True, reasons::PARTIALLY_SYNCED, &ready));
+        found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PARTIALLY_SYNCED, &message));
+        if not_served.is_some() {
+            found.push(finding(types::DEGRADED, ConditionStatus::True, reasons::NOT_SERVED, &message));
+        }
+    } else {
+        let reason = match failing.as_slice() {
+            [(_, only)] if keeps_its_reason(only.reason) => only.reason,
+            _ if not_served.is_some() => reasons::NOT_SERVED,
+            _ if terminal => reasons::EXPORT_TERMINAL,
+            _ => reasons::PROGRESSING,
+        };
+        found.push(finding(types::DEGRADED, ConditionStatus::True, reason, &message));
+        found.push(finding(types::SYNCED, ConditionStatus::False, reason, &message));
+    }
+    let reason = if failing.iter().any(|(_, failing)| failing.reason == reasons::SINK_NOT_FOUND) {
+        reasons::SINK_NOT_FOUND
+    } else if terminal {
+        reasons::EXPORT_TERMINAL
+    } else {
+        reasons::EXPORT_FAILED
+    };
+    found.push(finding(types::SINK_REACHABLE, ConditionStatus::False, reason, &message));
+    let class = if terminal { Class::Terminal } else { Class::Transient };
+    (found, Some(class))
+}
+
+/// Tells whether a reason says more than "the export failed".
+fn keeps_its_reason(reason: &str) -> bool {
+    [
+        reasons::NOT_SERVED,
+        reasons::SINK_NOT_FOUND,
+        reasons::SECRET_RESOLVE_FAILED,
+        reasons::INVALID_SPEC,
+        reasons::CLUSTER_CONFLICT,
+        reasons::PAYLOAD_TOO_LARGE,
+    ]
+    .contains(&reason)
+}
+
+/// The conditions of an inventory that may not export at all.
+pub(super) fn degraded(failing: &Failing) -> (Vec<Finding>, Option<Class>) {
+    let finding = |type_, status| Finding { type_, status, reason: failing.reason, message: failing.message.clone() };
+    let findings =
+        vec![finding(types::DEGRADED, ConditionStatus::True), finding(types::SYNCED, ConditionStatus::False)];
+    (findings, (failing.reason != reasons::SUSPENDED).then_some(failing.class))
+}
+
+/// Returns the status without what only counts.
+pub(super) fn substance(status: &KollectInventoryStatus) -> Value {
+    let mut status = status.clone();
+    status.item_count = 0;
+    status.last_export_time = None;
+    for export in &mut status.sink_exports {
+        export.last_export_time = None;
+        export.last_checksum = String::new();
+        export.lag = None;
+        export.next_due = None;
+        quiet(&mut export.conditions);
+    }
+    quiet(&mut status.conditions);
+    serde_json::to_value(&status).unwrap_or_default()
+}
+
+/// Takes the counting messages out, and does not tell a waiting change from a delivered one: that is no event.
+fn quiet(conditions: &mut [Condition]) {
+    for condition in conditions {
+        if [reasons::EXPORTED, reasons::DEBOUNCED, reasons::APPROACHING_EXPORT_CAP].contains(&condition.reason.as_str())
+        {
+            condition.message.clear();
+            reasons::EXPORTED.clone_into(&mut condition.reason);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(name: &str, state: SinkState) -> SinkView {
+        SinkView { name: name.to_owned(), state, report: Report::default(), interval: Duration::from_secs(30) }
+    }
+
+    fn failing(reason: &'static str, class: Class) -> SinkState {
+        SinkState::Failing(Failing { reason, class, message: "it broke".to_owned() })
+    }
+
+    /// Returns the conditions as `Type=Status/Reason`.
+    fn said(views: &[SinkView]) -> Vec<String> {
+        let (found, _) = findings(views, 7, true);
+        found.iter().map(|found| format!("{}={}/{}", found.type_, found.status.as_str(), found.reason)).collect()
+    }
+
+    #[test]
+    fn conditions_follow_from_how_the_sinks_stand() {
+        let good = || view("database/a", SinkState::Exported);
+        let waits = || view("database/b", SinkState::Debounced);
+        let broken = || view("database/c", failing("ExportFailed", Class::Transient));
+        let stuck = || view("database/d", failing("ExportFailed", Class::Terminal));
+        let unserved = || view("snapshot/e", failing("NotServed", Class::Terminal));
+        let cases: &[(&[SinkView], &[&str])] = &[
+            (&[], &["Ready=True/NoExport", "Synced=True/NoExport", "SinkReachable=True/NoSinksConfigured"]),
+            (&[good()], &["Ready=True/Exported", "Synced=True/Exported", "SinkReachable=True/ExportSucceeded"]),
+            (
+                &[good(), waits()],
+                &["Ready=True/Exported", "Synced=True/Debounced", "SinkReachable=True/ExportSucceeded"],
+            ),
+            (
+                &[good(), broken()],
+                &["Ready=True/PartiallySynced", "Synced=False/PartiallySynced", "SinkReachable=False/ExportFailed"],
+            ),
+            (
+                &[broken()],
+                &["Degraded=True/Progressing", "Synced=False/Progressing", "SinkReachable=False/ExportFailed"],
+            ),
+            (
+                &[stuck()],
+                &["Degraded=True/ExportTerminal", "Synced=False/ExportTerminal", "SinkReachable=False/ExportTerminal"],
+            ),
+            (
+                &[good(), unserved()],
+                &[
+                    "Ready=True/PartiallySynced",
+                    "Synced=False/PartiallySynced",
+                    "Degraded=True/NotServed",
+                    "SinkReachable=False/ExportTerminal",
+                ],
+            ),
+            (&[view("database/f", SinkState::Pending("soon".into()))], &["Synced=False/Progressing"]),
+        ];
+        for (views, want) in cases {
+            assert_eq!(said(views), *want);
+        }
+    }
+
+    #[test]
+    fn a_waiting_change_and_new_numbers_are_no_news() {
+        let conditions = |reason: &str, message: &str| {
+            let finding = Finding {
+                type_: types::SYNCED,
+                status: ConditionStatus::True,
+                reason: if reason == "Exported" { reasons::EXPORTED } else { reasons::DEBOUNCED },
+                message: message.to_owned(),
+            };
+            merge(&[], &[finding], 1, &Time(jiff::Timestamp::UNIX_EPOCH))
+        };
+        let one = KollectInventoryStatus {
+            conditions: conditions("Exported", "1 row"),
+            item_count: 1,
+            ..KollectInventoryStatus::default()
+        };
+        let other = KollectInventoryStatus {
+            conditions: conditions("Debounced", "a change waits"),
+            item_count: 2,
+            ..KollectInventoryStatus::default()
+        };
+        assert_eq!(substance(&one), substance(&other));
+    }
+}
