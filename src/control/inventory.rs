@@ -47,8 +47,9 @@ pub(super) struct State {
 /// A binding that the delivery stage has been told of.
 #[derive(Debug)]
 struct Bound {
+    /// What it was bound with; empty until the destination is on record.
     revision: String,
-    sink: Arc<dyn Sink>,
+    destination: Destination,
 }
 
 /// A reference that cannot be bound, or not yet.
@@ -204,7 +205,7 @@ impl Control {
         interval: Duration,
         state: &mut State,
     ) -> Result<(), Obstacle> {
-        let (config, versions) = self.postgres_config(&key.sink, sink)?;
+        let (config, cluster, versions) = self.postgres_config(&key.sink, sink)?;
         let revision =
             format!("{}/{}/{}/{}/{versions}", inventory.uid(), inventory.generation(), sink.uid(), sink.generation());
         if state.bindings.get(&key).is_some_and(|bound| bound.revision == revision) {
@@ -215,17 +216,12 @@ impl Control {
         })?;
         // Where rows go is on record before the first one goes there (D7): it can then be found again.
         let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
-        if !recorded.destinations.iter().any(|there| there.id == opened.destination().id) {
-            let bound = Bound { revision: String::new(), sink: opened };
-            state.bindings.insert(key, bound);
+        let destination = destination(&key, &cluster, &config, &*opened);
+        if !recorded.destinations.iter().any(|there| same_place(there, &destination)) {
+            state.bindings.insert(key, Bound { revision: String::new(), destination });
             return Err(Obstacle::Wait(STARTING));
         }
-        let cluster = sink.spec.as_ref().ok().and_then(|spec| spec.common.cluster.clone()).unwrap_or_default();
-        let scope = Scope {
-            cluster: Cluster::new(cluster.trim()),
-            inventory: key.inventory.clone(),
-            inventory_uid: Uid::new(inventory.uid()),
-        };
+        let scope = Scope { cluster, inventory: key.inventory.clone(), inventory_uid: Uid::new(inventory.uid()) };
         let idle_for = recorded
             .sink_exports
             .iter()
@@ -235,23 +231,23 @@ impl Control {
             .map(|last| Timestamp::now().duration_since(last.0).unsigned_abs());
         let binding = Binding {
             key: key.clone(),
-            sink: opened.clone(),
+            sink: opened,
             scope: Arc::new(scope),
             interval,
             generation: inventory.generation(),
             revision: revision.clone(),
         };
         self.parts.deliveries.bind(binding, idle_for).await;
-        state.bindings.insert(key, Bound { revision, sink: opened });
+        state.bindings.insert(key, Bound { revision, destination });
         Ok(())
     }
 
-    /// Resolves a Postgres sink with its Secrets; returns the versions of these as well.
+    /// Resolves a Postgres sink with its Secrets; returns its cluster and the versions of the Secrets as well.
     fn postgres_config(
         &self,
         key: &SinkKey,
         sink: &Object<KollectDatabaseSinkSpec>,
-    ) -> Result<(PostgresConfig, String), Obstacle> {
+    ) -> Result<(PostgresConfig, Cluster, String), Obstacle> {
         let kind = "KollectDatabaseSink";
         let name = key.object.name.as_str();
         let spec = sink
@@ -281,7 +277,7 @@ impl Control {
             statement_timeout: postgres.statement_timeout,
             lock_timeout: postgres.lock_timeout,
         };
-        Ok((config, secrets.versions.join(",")))
+        Ok((config, postgres.cluster, secrets.versions.join(",")))
     }
 
     /// Lets go of Secrets that no sink points at any more.
@@ -332,10 +328,9 @@ impl Control {
         };
         let last_export_time = sink_exports.iter().filter_map(|export| export.last_export_time.clone()).max();
         let mut destinations = before.destinations.clone();
-        for (binding, bound) in &state.bindings {
-            let there = bound.sink.destination();
-            if !destinations.iter().any(|known| known.id == there.id) {
-                destinations.push(self.record(binding, &bound.sink));
+        for bound in state.bindings.values() {
+            if !destinations.iter().any(|known| same_place(known, &bound.destination)) {
+                destinations.push(bound.destination.clone());
             }
         }
         // A process that has just started knows less than what the last one reported: that stands until it knows better.
@@ -359,22 +354,6 @@ impl Control {
         let patience = self.parts.config.control.status_min_interval;
         self.report((Kind::Inventory, key.clone()), &object.status, status, substance, patience);
         class
-    }
-
-    fn record(&self, key: &BindingKey, sink: &Arc<dyn Sink>) -> Destination {
-        let cluster = self
-            .shelves
-            .databases
-            .get(&key.sink.object)
-            .and_then(|sink| sink.spec.as_ref().ok()?.common.cluster.clone())
-            .unwrap_or_default();
-        Destination {
-            id: sink.destination().id.clone(),
-            sink: key.sink.to_string(),
-            description: sink.destination().description.clone(),
-            cluster,
-            ..Destination::default()
-        }
     }
 
     fn view(&self, key: &InventoryKey, sink: &Ref) -> SinkView {
@@ -465,6 +444,27 @@ impl SecretReader<'_> {
         }
         Ok(config)
     }
+}
+
+/// Returns what is put on record of a place before it is written to.
+fn destination(key: &BindingKey, cluster: &Cluster, config: &PostgresConfig, sink: &dyn Sink) -> Destination {
+    let there = sink.destination();
+    Destination {
+        id: there.id.clone(),
+        cluster: cluster.to_string(),
+        sink: key.sink.to_string(),
+        sink_namespace: String::new(),
+        type_: sink.kind().as_str().to_owned(),
+        description: there.description.clone(),
+        schema: config.schema.clone(),
+        table: config.table.clone(),
+        state_table: config.state_table.clone().unwrap_or_default(),
+    }
+}
+
+/// Tells whether two entries of `status.destinations` have one key.
+fn same_place(one: &Destination, other: &Destination) -> bool {
+    one.id == other.id && one.cluster == other.cluster
 }
 
 /// Tells whether a sink points at one of these Secrets.
