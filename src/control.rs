@@ -35,7 +35,7 @@ use crate::model::{Namespace, ObjectKey};
 use crate::sinks;
 use crate::status::{StatusWriter, Subject};
 use crate::store::Store;
-use crate::watch::{Consent, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
+use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
 use secrets::Secrets;
 use shelf::{News, Notice, Shelf};
 
@@ -43,6 +43,8 @@ use shelf::{News, Notice, Shelf};
 const MAX_NOTICES: usize = 1024;
 /// How often the API server is asked which kinds it has.
 const DISCOVERY: Duration = Duration::from_secs(30);
+/// Deadline of one discovery: nothing is reconciled meanwhile.
+const DEADLINE: Duration = Duration::from_secs(10);
 /// How often counts are compared with what the statuses show.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -254,7 +256,8 @@ impl Control {
     }
 
     async fn discover(&mut self) {
-        match self.discovery.poll(&self.parts.client).await {
+        let poll = tokio::time::timeout(DEADLINE, self.discovery.poll(&self.parts.client));
+        match poll.await.unwrap_or(Err(DiscoverError::Silent(DEADLINE))) {
             Ok(changed) => {
                 self.discovered = true;
                 if changed {
@@ -328,6 +331,12 @@ impl Control {
         self.deferred.remove(&subject);
         self.parts.statuses.put(subject.clone(), status.clone());
         self.written.insert(subject, Written { status, substance, at: now });
+    }
+
+    /// Forgets what an object that is gone was given.
+    fn forget(&mut self, subject: &Subject) {
+        self.written.remove(subject);
+        self.deferred.remove(subject);
     }
 
     /// Queues the objects whose numbers have moved away from their status.

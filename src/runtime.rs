@@ -37,7 +37,7 @@ use crate::watch::{Bounds, Settings, WatchSet};
 
 /// A watch is silent for minutes; its own limits are shorter than this last resort.
 const READ_TIMEOUT: Duration = Duration::from_secs(330);
-/// Connecting to the API server takes no longer.
+/// Connecting to the API server, and its first answer, take no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why the operator ended without being asked to.
@@ -202,12 +202,13 @@ async fn client(access: &ApiAccess) -> Result<kube::Client, RuntimeError> {
 async fn introduce(client: &kube::Client) -> (String, u32) {
     let mut backoff = Backoff::new(1);
     loop {
-        match ask(client).await {
-            Ok((uid, minor)) => {
+        match tokio::time::timeout(CONNECT_TIMEOUT, ask(client)).await {
+            Ok(Ok((uid, minor))) => {
                 info!(cluster = uid, minor, "API server reached");
                 return (uid, minor);
             }
-            Err(error) => warn!(error = chain(&error), "API server not reached, trying again"),
+            Ok(Err(error)) => warn!(error = chain(&error), "API server not reached, trying again"),
+            Err(_) => warn!("API server does not answer, trying again"),
         }
         tokio::time::sleep(backoff.next_delay()).await;
     }

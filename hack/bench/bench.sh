@@ -1,10 +1,16 @@
 #!/usr/bin/env bash
 # Measures: hack/bench/bench.sh NAME [--rows N] [--namespaces M] [--targets T] [--runs R]
-# NAME is cold-start, idle, churn or restart. Starts what it needs, tears it down, prints one JSON object as last line.
+# NAME is cold-start, idle, churn, restart or extract. Starts what it needs, tears it down, prints one JSON object as last line.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
+
+if [ "${1:-}" = extract ]; then
+    # Needs no servers; the last line that it prints is the JSON.
+    cargo bench --quiet --features lab --bench extract -- --json
+    exit
+fi
 
 # Copies, for a build in the meantime would replace the programs under a bench that runs for many minutes.
 programs=$(mktemp -d)

@@ -88,7 +88,7 @@ impl Control {
             if let Some(state) = self.inventories.remove(key) {
                 self.unbind(state.bindings.into_keys()).await;
             }
-            self.written.remove(&(Kind::Inventory, key.clone()));
+            self.forget(&(Kind::Inventory, key.clone()));
             self.forget_secrets();
             return None;
         };

@@ -33,6 +33,8 @@ const MAX_NAMESPACED: usize = 4;
 const GATHER: Duration = Duration::from_millis(10);
 /// The server ends a watch after this.
 const WATCH_SECONDS: u32 = 290;
+/// Deadline of reading one Secret.
+const DEADLINE: Duration = Duration::from_secs(20);
 /// The pause before a watch that has ended is opened again.
 const REOPEN: Duration = Duration::from_millis(500);
 
@@ -275,10 +277,11 @@ impl Inner {
     async fn read(&self, keys: BTreeSet<ObjectKey>) {
         for key in keys {
             let api: Api<KubeSecret> = Api::namespaced(self.client.clone(), key.namespace.as_str());
-            let lookup = match api.get_opt(key.name.as_str()).await {
-                Ok(Some(secret)) => Lookup::Found(Arc::new(Content::new(secret))),
-                Ok(None) => Lookup::Missing,
-                Err(error) => Lookup::Failed(crate::error::chain(&error)),
+            let lookup = match tokio::time::timeout(DEADLINE, api.get_opt(key.name.as_str())).await {
+                Ok(Ok(Some(secret))) => Lookup::Found(Arc::new(Content::new(secret))),
+                Ok(Ok(None)) => Lookup::Missing,
+                Ok(Err(error)) => Lookup::Failed(crate::error::chain(&error)),
+                Err(_) => Lookup::Failed(format!("no answer from the API server within {} s", DEADLINE.as_secs())),
             };
             let mut known = self.known.lock();
             if let Some(before) = known.get_mut(&key) {

@@ -32,6 +32,8 @@ const NAMED: usize = 5;
 pub(super) struct State {
     compiled: Option<Compiled>,
     profile_gone: Option<Instant>,
+    /// Its rows were removed on purpose.
+    dropped: bool,
     /// When the target was first reconciled.
     starting: Option<Instant>,
     interest: Option<Interest>,
@@ -45,7 +47,7 @@ impl State {
         let table = store.existing(&key.namespace);
         let counts = table.map(|table| table.target_counts(&key.name)).unwrap_or_default();
         counts != self.reported
-            || self.profile_gone.is_some_and(|since| since.elapsed() >= PROFILE_GRACE && self.interest.is_some())
+            || (!self.dropped && self.profile_gone.is_some_and(|since| since.elapsed() >= PROFILE_GRACE))
     }
 }
 
@@ -94,7 +96,7 @@ impl Control {
             self.parts.watch.remove(key);
             self.parts.store.unregister(&key.namespace, &key.name);
             self.targets.remove(key);
-            self.written.remove(&(Kind::Target, key.clone()));
+            self.forget(&(Kind::Target, key.clone()));
             return None;
         };
         let mut state = self.targets.remove(key).unwrap_or_default();
@@ -228,10 +230,12 @@ impl Control {
         let interest = Interest { target, resource: Arc::new(resource), program, namespaces: Arc::new(matched) };
         self.parts.watch.set(interest.clone());
         state.interest = Some(interest);
+        state.dropped = false;
     }
 
     fn stop(&self, key: &TargetKey, rows: Rows, state: &mut State) {
         self.parts.watch.remove(key);
+        state.dropped = rows == Rows::Go;
         match rows {
             Rows::Go => self.parts.store.unregister(&key.namespace, &key.name),
             Rows::Stay => {

@@ -52,7 +52,7 @@ impl Control {
     }
 
     fn forgotten(&mut self, kind: Kind, key: &ObjectKey) -> Option<Class> {
-        self.written.remove(&(kind, key.clone()));
+        self.forget(&(kind, key.clone()));
         None
     }
 }

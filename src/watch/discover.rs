@@ -62,6 +62,9 @@ pub enum DiscoverError {
     /// The server refused.
     #[error("API server answered {0} to discovery")]
     Status(u16),
+    /// The server did not answer in time.
+    #[error("no answer from the API server to discovery within {} s", .0.as_secs())]
+    Silent(std::time::Duration),
 }
 
 /// All listable resources, polled; a poll that finds nothing new costs two requests that are answered 304.

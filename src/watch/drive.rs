@@ -256,9 +256,12 @@ impl<A: Api> Driver<A> {
         let mut cut = Vec::new();
         match chunk {
             Ok(chunk) => lines.feed(&chunk, &mut cut),
+            // Connections break; it is a failure when no new one can be opened.
             Err(error) => {
+                tracing::debug!(resource = %self.extent.resource.plural, error = crate::error::chain(&error), "watch broke off");
                 *reply = None;
-                return Err(error);
+                tokio::time::sleep(REOPEN).await;
+                return Ok(None);
             }
         }
         for line in cut {

@@ -492,3 +492,39 @@ async fn filters_profiles_and_namespaces_are_re_evaluated_when_they_change() {
     assert!(message.starts_with("spec.suspend: invalid type: string \"perhaps\", expected a boolean"), "{message}");
     operator.terminate().await.unwrap();
 }
+
+#[tokio::test]
+async fn an_api_server_that_was_away_is_followed_again_and_a_granted_right_is_used() {
+    let Some(job) = Job::new("api-outage").await else { return };
+    let load = Job::load(3, 30);
+    load.create(&job.ground.client).await.unwrap();
+    let operator = job.operator().await;
+    job.rows(90).await;
+    let before = job.writes().await;
+    job.ground.api().stop_api_server().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    job.ground.api().start_api_server().await.unwrap();
+    load.delete(&job.ground.client, (0..10).collect()).await.unwrap();
+    job.rows(80).await;
+    job.equals_the_cluster().await;
+    let since = job.writes().await.since(before);
+    assert_eq!((since.inserted, since.updated, since.deleted), (0, 0, 10));
+
+    // A kind that may not be listed is named; once it may, it is collected without a restart.
+    let namespace = job.namespace().to_owned();
+    job.apply(&format!(
+        "apiVersion: kollect.dev/v1alpha1\nkind: KollectProfile\nmetadata: {{name: accounts, namespace: {namespace}}}\n\
+         spec: {{targetGVK: {{version: v1, kind: ServiceAccount}}, attributes: [{{name: a, path: \"$.metadata.name\"}}]}}\n---\n\
+         apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\nmetadata: {{name: accounts, namespace: {namespace}}}\n\
+         spec: {{profileRef: accounts, includedNamespaces: [{namespace}]}}\n"
+    ))
+    .unwrap();
+    let message = job.condition("ktgt/accounts", "Synced", "ScopeForbidden").await;
+    assert!(message.contains(&format!("may not list in {namespace}")), "{message}");
+    job.kubectl(&["create", "clusterrole", "accounts", "--verb=list,watch", "--resource=serviceaccounts"]);
+    let account = "--serviceaccount=kollect-system:kollect-controller-manager";
+    job.kubectl(&["create", "clusterrolebinding", "accounts", "--clusterrole=accounts", account]);
+    job.condition("ktgt/accounts", "Synced", "Collecting").await;
+    job.rows(81).await;
+    operator.terminate().await.unwrap();
+}
