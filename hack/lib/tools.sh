@@ -91,42 +91,44 @@ tools_build() {
     ) 9>"$dir.lock"
 }
 
-# tools_postgres: PostgreSQL 15 from the distribution; installs it when that needs no questions.
-tools_postgres() {
-    if [ -x "$KOLLECT_POSTGRES_BIN/initdb" ]; then
-        tools_say "postgresql 15" "cached ($KOLLECT_POSTGRES_BIN)"
+# tools_package PACKAGE PROGRAM: a program of the distribution; installs its package when that needs no questions.
+tools_package() {
+    local package=$1 program=$2
+    if command -v "$program" >/dev/null; then
+        tools_say "$package" "there ($(command -v "$program"))"
         return 0
     fi
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        tools_fail "PostgreSQL 15 is missing: install the package postgresql-15 so that $KOLLECT_POSTGRES_BIN/initdb exists"
+        tools_fail "$program is missing: install the package $package"
         return 1
     fi
     mkdir -p "$KOLLECT_TOOLS_DIR/tools"
     (
         flock 9
-        [ -x "$KOLLECT_POSTGRES_BIN/initdb" ] && exit 0
-        tools_say "postgresql 15" "installing the package"
+        command -v "$program" >/dev/null && exit 0
+        tools_say "$package" "installing the package"
         started=$SECONDS
-        log=$KOLLECT_TOOLS_DIR/tools/postgresql-15.log
-        # The package starts a cluster of its own; the lab wants the programs alone.
+        log=$KOLLECT_TOOLS_DIR/tools/$package.log
+        # PostgreSQL's package starts a cluster of its own; the lab wants the programs alone.
         mkdir -p /etc/postgresql-common
         [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
-        if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends postgresql-15; } >"$log" 2>&1; then
+        if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package"; } >"$log" 2>&1; then
             tail -n 20 "$log" >&2
-            tools_fail "apt-get install postgresql-15 failed; the whole log is in $log"
+            tools_fail "apt-get install $package failed; the whole log is in $log"
             exit 1
         fi
-        tools_say "postgresql 15" "installed in $((SECONDS - started)) s"
-    ) 9>"$KOLLECT_TOOLS_DIR/tools/postgresql-15.lock"
+        tools_say "$package" "installed in $((SECONDS - started)) s"
+    ) 9>"$KOLLECT_TOOLS_DIR/tools/$package.lock"
 }
 
 # tools_ensure [NAME…]: everything that the lab starts, or the named parts.
 tools_ensure() {
     local name
-    [ $# -gt 0 ] || set -- etcd kube-apiserver kube-controller-manager kubectl postgres
+    [ $# -gt 0 ] || set -- etcd kube-apiserver kube-controller-manager kubectl postgres openssl
     for name in "$@"; do
         case $name in
-            postgres) tools_postgres || return 1 ;;
+            postgres) tools_package postgresql-15 "$KOLLECT_POSTGRES_BIN/initdb" || return 1 ;;
+            openssl) tools_package openssl openssl || return 1 ;;
             *) tools_build "$name" || return 1 ;;
         esac
     done
