@@ -8,6 +8,7 @@
 //! says so, instead of taking a missing target for a deleted one.
 
 mod inventory;
+mod overview;
 mod secrets;
 mod shelf;
 mod target;
@@ -36,6 +37,7 @@ use crate::sinks;
 use crate::status::{StatusWriter, Subject};
 use crate::store::Store;
 use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
+pub use overview::Overview;
 use secrets::Secrets;
 use shelf::{News, Notice, Shelf};
 
@@ -101,6 +103,7 @@ pub struct Control {
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
     inventories: BTreeMap<ObjectKey, inventory::State>,
+    overview: Arc<Overview>,
     written: HashMap<Subject, Written>,
     /// Objects whose numbers wait for their turn, and when that is.
     deferred: BTreeMap<Subject, Instant>,
@@ -119,8 +122,10 @@ impl Control {
     /// Makes the task; [`Control::run`] runs it.
     pub fn new(parts: Parts) -> Self {
         let secrets = Secrets::new(parts.client.clone());
+        let overview = Overview::new(parts.store.clone());
         Self {
             parts,
+            overview,
             shelves: Shelves::default(),
             secrets,
             discovery: Discovery::default(),
@@ -132,6 +137,11 @@ impl Control {
             deferred: BTreeMap::new(),
             ready: false,
         }
+    }
+
+    /// Returns what the metrics page shows of targets.
+    pub fn overview(&self) -> &Arc<Overview> {
+        &self.overview
     }
 
     /// Reconciles until `cancel` is cancelled.

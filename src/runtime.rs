@@ -126,13 +126,16 @@ async fn work(
     let control = Control::new(Parts {
         client,
         config,
-        metrics,
+        metrics: metrics.clone(),
         store,
         watch: watch.clone(),
         deliveries,
         registry: registry.clone(),
         statuses: statuses.clone(),
     });
+
+    let overview = control.overview().clone();
+    metrics.read_from(&overview);
 
     let mut collecting: JoinSet<Result<(), JoinError>> = JoinSet::new();
     collecting.spawn(control.run(stop.clone()));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::overview::Seen;
 use super::shelf::Object;
 use super::{Control, Shelves};
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
@@ -96,6 +97,7 @@ impl Control {
             self.parts.watch.remove(key);
             self.parts.store.unregister(&key.namespace, &key.name);
             self.targets.remove(key);
+            self.overview.remove(key);
             self.forget(&(Kind::Target, key.clone()));
             return None;
         };
@@ -106,7 +108,12 @@ impl Control {
         if let Err(refusal) = &outcome {
             self.stop(key, refusal.rows, &mut state);
         }
+        let collects = state.interest.as_ref().and_then(|interest| {
+            let profile = object.spec.as_ref().ok()?.profile_ref.as_str();
+            Some((Name::new(profile), interest.target.origin().gvk.clone()))
+        });
         let class = self.report_target(key, &object, outcome.as_ref().err(), &namespaces, &mut state);
+        self.overview.put(key, Seen { collects, ready: class.is_none() });
         self.targets.insert(key.clone(), state);
         class
     }

@@ -165,6 +165,18 @@ async fn five_hundred_objects_become_rows_and_only_changes_are_written() {
     job.condition("kinv/all", "Ready", "Exported").await;
     let filled = job.writes().await;
     assert_eq!((filled.inserted, filled.updated, filled.deleted), (500, 0, 0));
+    let metrics = operator.metrics().await.unwrap();
+    assert_eq!(metrics.get("kollect_collect_items_total"), Some(500.0));
+    assert_eq!(
+        metrics.get(r#"kollect_collected_objects{profile="deployments",gvk="apps/v1/Deployment"}"#),
+        Some(500.0)
+    );
+    let of = |family: &str, labels: &str| metrics.get(&format!("{family}{{{labels}}}"));
+    let namespace = job.namespace();
+    let target = format!(r#"target_namespace="{namespace}",target_name="deployments""#);
+    assert_eq!(of("kollect_target_ready", &target), Some(1.0));
+    let binding = format!(r#"inventory_namespace="{namespace}",inventory_name="all",sink="database/pg""#);
+    assert_eq!(of("kollect_binding_synced", &binding), Some(1.0));
 
     job.kubectl(&["-n", &load.namespace(0), "set", "image", "deployment", "--all", "*=changed:1"]);
     load.delete(&job.ground.client, vec![499]).await.unwrap();
