@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use crate::support::Ground;
 
-/// A condition or a row count has this long to come true on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// A condition or a row count has this long to come true: longer than the longest pause between two tries.
+const PATIENCE: Duration = Duration::from_mins(2);
 const TABLE: &str = "inventory_items";
 
 /// A namespace with a profile, a target over the load namespaces, a Postgres sink and an inventory.
@@ -248,9 +248,11 @@ async fn rows_arrive_after_postgres_was_away_and_an_empty_store_empties_no_table
     job.rows(100).await;
 
     job.ground.postgres().stop().await.unwrap();
+    let stopped = tokio::time::Instant::now();
     load.delete(&job.ground.client, vec![0, 1, 2]).await.unwrap();
     let message = job.condition("kinv/all", "Degraded", "Progressing").await;
     assert!(message.contains("database/pg: failed to"), "{message}");
+    tokio::time::sleep_until(stopped + Duration::from_mins(1)).await;
     job.ground.postgres().restart().await.unwrap();
     let job = Job { database: job.ground.connect().await, ground: job.ground };
     job.rows(97).await;
@@ -315,6 +317,12 @@ async fn what_is_wrong_is_named_with_its_field_and_costs_nobody_else() {
     manifests += &inventory("unreachable", "{type: postgres, postgres: {databaseRef: {name: unreachable}, table: t}}");
     manifests += &secret("private", "postgres://kollect:x@10.0.0.1:5432/kollect?sslmode=disable");
     manifests += &inventory("private", "{type: postgres, postgres: {databaseRef: {name: private}, table: t}}");
+    let admin = job.ground.postgres().connect_admin(&job.ground.database).await.unwrap();
+    admin.batch_execute("CREATE ROLE reader LOGIN PASSWORD 'reading'").await.unwrap();
+    let reader = format!("postgres://reader:reading@{}", dsn.split('@').next_back().unwrap_or_default());
+    manifests += &secret("no-rights", &reader);
+    let rights = format!("{{type: postgres, postgres: {{databaseRef: {{name: no-rights}}, table: {TABLE}}}}}");
+    manifests += &inventory("no-rights", &rights);
     manifests += &inventory(
         "existing",
         "{type: postgres, provisioning: {mode: existing}, postgres: {databaseRef: {name: pg}, table: nobodys}}",
@@ -337,6 +345,7 @@ async fn what_is_wrong_is_named_with_its_field_and_costs_nobody_else() {
         ("kinv/wrong-password", "ExportTerminal", "password authentication failed"),
         ("kinv/unreachable", "Progressing", "127.0.0.1"),
         ("kinv/private", "ExportTerminal", "--allow-private-sinks"),
+        ("kinv/no-rights", "ExportTerminal", "GRANT "),
         ("kinv/existing", "ExportTerminal", "nobodys"),
         ("kinv/not-served", "NotServed", "spec.type"),
         ("kdb/not-served", "NotServed", "not in this build"),

@@ -3,7 +3,7 @@
 //! A first delivery is streamed by binary `COPY` straight into the table. Every other one goes in batches of typed
 //! arrays: each batch is one statement that looks its rows up by key, leaves the equal ones alone (they are not even
 //! locked), writes the rest and returns what that does to the hash of the inventory. `COPY` into a temporary table was
-//! ruled out: it gains at most a third when every row of a large inventory changes, and costs catalog rows and more
+//! ruled out: it gains an estimated third when every row of a large inventory changes, and costs catalog rows and more
 //! round trips in all the deliveries that matter.
 
 use std::pin::pin;
