@@ -201,8 +201,9 @@ pub fn write_item(row: &Row, out: &mut Vec<u8>) {
     out.push(b'}');
 }
 
-/// Returns what [`Digest::add`] and [`Digest::remove`] take: the BLAKE3-256 of the item text in four lanes.
-pub fn row_hash(row: &Row) -> [u64; 4] {
+/// Returns what [`Digest::add`] and [`Digest::remove`] take, the BLAKE3-256 of the item text in four lanes, and the
+/// length of that text in bytes.
+pub fn row_hash(row: &Row) -> ([u64; 4], usize) {
     let mut text = Vec::with_capacity(256 + row.body.size());
     write_item(row, &mut text);
     let hash = blake3::hash(&text);
@@ -210,7 +211,7 @@ pub fn row_hash(row: &Row) -> [u64; 4] {
     for (lane, bytes) in lanes.iter_mut().zip(hash.as_bytes().as_chunks::<8>().0) {
         *lane = u64::from_be_bytes(*bytes);
     }
-    lanes
+    (lanes, text.len())
 }
 
 impl Digest {

@@ -1,34 +1,53 @@
-//! From a due binding to an acknowledged one: plan → recover → compare → deliver → acknowledge.
+//! From a due job to an acknowledged one: plan → recover → compare → deliver → acknowledge.
 //!
-//! One task owns the schedule and every binding; deliveries run beside it, bounded by the schedule's limits. A slow or
-//! broken sink holds one place of its destination and nothing else. Killed at any line, the next process finds the sink
-//! as it was or as it is meant to be, because a delivery is all or nothing and the first plan of a process compares.
+//! ```text
+//!   bind, leave ──► Deliverer ──► schedule ──due──► work ──► sink
+//!   store, dirty ──►    │                             │
+//!                       └──────────── report ◄────────┘
+//! ```
+//!
+//! One task owns the schedule, every binding and every place that is being left; jobs run beside it, bounded by the
+//! schedule's limits. A slow or broken sink holds one place of its destination and nothing else. Killed at any line, the
+//! next process finds the sink as it was or as it is meant to be, because a delivery is all or nothing and the first plan
+//! of a process compares.
+//!
+//! A job of settings that are no longer these is dropped where it stands, and jobs of one inventory at one destination
+//! never overlap: what is cleaned up is not written again by a delivery that came late.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+mod limits;
+mod report;
+mod work;
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use report::{Departure, Failure, Report, Reports};
+
 use crate::error::{Class, Classify, chain};
-use crate::export::{self, Base, Delta, Held, Scope, Selection, Standing};
-use crate::metrics::{self, Controller, Metrics, Reading, Sizes};
-use crate::model::{BindingKey, Digest, InventoryKey, Namespace, Row, RowKey};
-use crate::schedule::{GATHER, Limits, Outcome, Phase, Schedule};
-use crate::sinks::{Receipt, Sink, SinkError};
-use crate::store::{Compare, Plan, Reader, Store};
+use crate::export::Scope;
+use crate::metrics::{Controller, Metrics};
+use crate::model::{BindingKey, Cluster, InventoryKey, Namespace, SinkKey};
+use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Schedule, Start};
+use crate::sinks::{Fault, Leave, Sink, SinkError};
+use crate::store::{Reader, Store};
+use work::{Delivered, Done, Refusals};
 
 /// Commands that may wait. The sender waits when it is full.
 const MAX_COMMANDS: usize = 1024;
 /// How often an unchanged binding tells the readers of its sink that it is watched.
 const HEARTBEAT: Duration = Duration::from_mins(1);
-/// How long deliveries in flight may go on after a shutdown began.
+/// How long jobs in flight may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
+/// Deadline of one probe of a destination that does not answer.
+const PROBE: Duration = Duration::from_secs(10);
 
 /// Everything that a binding needs.
 #[derive(Debug, Clone)]
@@ -43,122 +62,68 @@ pub struct Binding {
     pub interval: Duration,
     /// `metadata.generation` of the inventory.
     pub generation: i64,
+    /// Limit on one row in bytes, where the user set `maxExportBytes`.
+    pub max_row_bytes: Option<NonZeroU64>,
     /// Changes with anything that makes a new delivery necessary: the specs and the secrets.
     pub revision: String,
 }
 
-/// A failed delivery, for status and logs.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What the scheduler makes of it.
-    pub class: Class,
-    /// Condition reason.
-    pub reason: &'static str,
-    /// The whole cause chain.
-    pub message: String,
+/// A place where rows of an inventory are.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The inventory.
+    pub inventory: InventoryKey,
+    /// [`Destination::id`](crate::sinks::Destination::id).
+    pub destination: String,
+    /// `spec.cluster` under which they are.
+    pub cluster: Cluster,
 }
 
-/// How a binding stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Report {
-    /// The sink has been brought to a known state at least once.
-    pub acknowledged: bool,
-    /// When the sink was last written to by this process.
-    pub last_write: Option<Timestamp>,
-    /// Digest of the rows that the sink has.
-    pub checksum: Option<Digest>,
-    /// Rows that the sink has.
-    pub rows: u64,
-    /// The last delivery failed like this.
-    pub failure: Option<Failure>,
-    /// When the next delivery is due, while one waits.
-    pub next_due: Option<Timestamp>,
-    /// A change waits for the interval.
-    pub debounced: bool,
-    /// Since when the oldest unacknowledged change has been waiting.
-    pub behind_since: Option<Instant>,
+/// A place that an inventory leaves.
+#[derive(Debug, Clone)]
+pub struct Leaving {
+    /// The way there.
+    pub sink: Arc<dyn Sink>,
+    /// Whose rows.
+    pub scope: Arc<Scope>,
+    /// What becomes of them.
+    pub leave: Leave,
 }
 
-impl Report {
-    /// Returns for how long the oldest unacknowledged change has been waiting.
-    pub fn lag(&self) -> Duration {
-        self.behind_since.map_or(Duration::ZERO, |since| since.elapsed())
-    }
+/// A scope of ours at a destination that nobody delivers to.
+#[derive(Debug, Clone)]
+pub struct Stray {
+    /// Where it is.
+    pub place: Place,
+    /// Whose rows.
+    pub scope: Arc<Scope>,
+    /// The sink through which it was seen.
+    pub via: SinkKey,
+    /// The way there.
+    pub sink: Arc<dyn Sink>,
 }
 
-/// The reports of all bindings, and which inventories have news.
-#[derive(Debug, Clone, Default)]
-pub struct Reports {
-    inner: Arc<ReportsInner>,
-}
-
-#[derive(Debug, Default)]
-struct ReportsInner {
-    reports: Mutex<BTreeMap<BindingKey, Report>>,
-    news: Mutex<BTreeSet<InventoryKey>>,
-    wake: Notify,
-}
-
-impl Reports {
-    /// Returns the report of a binding.
-    pub fn get(&self, key: &BindingKey) -> Option<Report> {
-        self.inner.reports.lock().get(key).cloned()
-    }
-
-    /// Returns all reports.
-    pub fn all(&self) -> BTreeMap<BindingKey, Report> {
-        self.inner.reports.lock().clone()
-    }
-
-    /// Waits for news. Cancel-safe.
-    pub async fn changed(&self) {
-        self.inner.wake.notified().await;
-    }
-
-    /// Takes the inventories with news.
-    pub fn drain(&self) -> BTreeSet<InventoryKey> {
-        std::mem::take(&mut *self.inner.news.lock())
-    }
-
-    /// Changes a report. Only what a condition shows counts as news; lag alone does not.
-    fn update(&self, key: &BindingKey, change: impl FnOnce(&mut Report)) {
-        let mut reports = self.inner.reports.lock();
-        let report = reports.entry(key.clone()).or_default();
-        let before = report.clone();
-        change(report);
-        let news = Report { behind_since: before.behind_since, ..report.clone() } != before;
-        drop(reports);
-        if news {
-            self.tell(key);
-        }
-    }
-
-    fn remove(&self, key: &BindingKey) {
-        self.inner.reports.lock().remove(key);
-        self.tell(key);
-    }
-
-    fn tell(&self, key: &BindingKey) {
-        self.inner.news.lock().insert(key.inventory.clone());
-        self.inner.wake.notify_one();
+impl Place {
+    fn of(sink: &dyn Sink, scope: &Scope) -> Self {
+        let destination = sink.destination().id.clone();
+        Self { inventory: scope.inventory.clone(), destination, cluster: scope.cluster.clone() }
     }
 }
 
-impl Sizes for Reports {
-    fn read(&self, reading: &mut Reading) {
-        reading.bindings.extend(self.all().into_iter().map(|(key, report)| metrics::Binding {
-            key,
-            lag: report.lag(),
-            synced: report.acknowledged && report.failure.is_none(),
-            last_export_seconds: report.last_write.map(|last| last.as_millisecond() as f64 / 1000.0),
-        }));
-    }
+/// What the schedule keeps.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Job {
+    Deliver(BindingKey),
+    Leave(Place),
 }
 
 #[derive(Debug)]
 enum Command {
     Bind(Box<Binding>, Option<Duration>),
     Unbind(BindingKey),
+    Leave(Leaving),
+    Audit(InventoryKey),
+    Hurry(InventoryKey),
 }
 
 /// The way into the delivery task.
@@ -169,22 +134,46 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Adds a binding or takes over its new settings; the same revision changes nothing but the interval.
+    /// Adds a binding or takes over its new settings; the same revision changes nothing.
     ///
     /// `idle_for` says how long ago the sink was last written to by an earlier process.
     pub async fn bind(&self, binding: Binding, idle_for: Option<Duration>) {
-        // The receiver lives as long as the process; a send that fails means shutdown.
-        let _ = self.commands.send(Command::Bind(Box::new(binding), idle_for)).await;
+        self.send(Command::Bind(Box::new(binding), idle_for)).await;
     }
 
-    /// Ends a binding. What it wrote stays.
+    /// Ends a binding; a delivery in flight is dropped. What it wrote stays.
     pub async fn unbind(&self, key: BindingKey) {
-        let _ = self.commands.send(Command::Unbind(key)).await; // as above
+        self.send(Command::Unbind(key)).await;
+    }
+
+    /// Cleans up a place, however often that fails; [`Reports::departure`] tells how far it is. A binding to the same
+    /// place ends it.
+    pub async fn leave(&self, leaving: Leaving) {
+        let place = Place::of(&*leaving.sink, &leaving.scope);
+        if self.reports.departure(&place).is_none() {
+            self.reports.depart(&place, Departure::Pending);
+        }
+        self.send(Command::Leave(leaving)).await;
+    }
+
+    /// Audits every sink of an inventory now.
+    pub async fn audit(&self, inventory: InventoryKey) {
+        self.send(Command::Audit(inventory)).await;
+    }
+
+    /// Delivers what waits for an interval or for another try, now.
+    pub async fn hurry(&self, inventory: InventoryKey) {
+        self.send(Command::Hurry(inventory)).await;
     }
 
     /// Returns the reports.
     pub fn reports(&self) -> &Reports {
         &self.reports
+    }
+
+    async fn send(&self, command: Command) {
+        // The receiver lives as long as the process; a send that fails means shutdown.
+        let _ = self.commands.send(command).await;
     }
 }
 
@@ -195,9 +184,14 @@ pub struct Deliverer {
     metrics: Arc<Metrics>,
     commands: mpsc::Receiver<Command>,
     reports: Reports,
-    schedule: Schedule,
+    schedule: Schedule<Job>,
     bindings: BTreeMap<BindingKey, Bound>,
+    leavings: BTreeMap<Place, Departing>,
+    /// One job at a time in each place.
+    turns: HashMap<Place, Weak<Turn>>,
 }
+
+type Turn = tokio::sync::Mutex<()>;
 
 #[derive(Debug)]
 struct Bound {
@@ -205,6 +199,16 @@ struct Bound {
     reader: Arc<Reader>,
     /// Tells a delivery of these settings from one of earlier settings that is still in flight.
     epoch: u64,
+    /// Drops a delivery of settings that no longer hold.
+    valid: CancellationToken,
+    refused: Arc<Refusals>,
+}
+
+#[derive(Debug)]
+struct Departing {
+    leaving: Leaving,
+    epoch: u64,
+    valid: CancellationToken,
 }
 
 /// A heartbeat for one destination.
@@ -213,18 +217,25 @@ struct Pulse {
     scopes: Vec<Arc<Scope>>,
 }
 
-/// A delivery that came to an end.
-struct Done {
-    key: BindingKey,
+/// A job that came to an end.
+struct Ended {
+    job: Job,
     epoch: u64,
+    purpose: Purpose,
     started: Instant,
-    result: Result<Option<Delivered>, SinkError>,
+    /// Nothing when it was dropped.
+    result: Option<Result<Done, SinkError>>,
+    /// Scopes on record at the destination of an audit.
+    scopes: Vec<Scope>,
 }
 
-/// What the sink has now. `receipt` is missing when nothing had to be written.
-struct Delivered {
-    standing: Standing,
-    receipt: Option<Receipt>,
+/// What runs beside the task.
+#[derive(Default)]
+struct Running {
+    jobs: JoinSet<Ended>,
+    /// Destination, and whether it answered.
+    probes: JoinSet<(String, bool)>,
+    beats: JoinSet<()>,
 }
 
 impl Deliverer {
@@ -233,19 +244,28 @@ impl Deliverer {
         let (sender, commands) = mpsc::channel(MAX_COMMANDS);
         let reports = Reports::default();
         let deliveries = Deliveries { commands: sender, reports: reports.clone() };
-        let schedule = Schedule::new(limits, seed);
-        (Self { store, metrics, commands, reports, schedule, bindings: BTreeMap::new() }, deliveries)
+        let this = Self {
+            store,
+            metrics,
+            commands,
+            reports,
+            schedule: Schedule::new(limits, seed),
+            bindings: BTreeMap::new(),
+            leavings: BTreeMap::new(),
+            turns: HashMap::new(),
+        };
+        (this, deliveries)
     }
 
     /// Delivers until `cancel` is cancelled, then waits for what is in flight, 30 s at most.
     ///
     /// # Errors
-    /// A delivery that panics is a bug and ends the task.
-    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
-        let mut running: JoinSet<Done> = JoinSet::new();
-        let mut beats: JoinSet<()> = JoinSet::new();
+    /// A job that panics is a bug and ends the task.
+    pub async fn run(mut self, cancel: CancellationToken) -> Result<(), JoinError> {
+        let mut running = Running::default();
         let mut heartbeat = tokio::time::interval(HEARTBEAT);
         heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut reminder = tokio::time::interval(limits::REMIND);
         let mut epoch = 0;
         loop {
             let now = Instant::now();
@@ -259,16 +279,19 @@ impl Deliverer {
                     self.command(command, epoch);
                 }
                 () = self.store.dirtied() => self.dirtied(),
-                Some(done) = running.join_next(), if !running.is_empty() => self.finished(done?),
+                Some(ended) = running.jobs.join_next(), if !running.jobs.is_empty() => self.ended(ended?),
+                Some(probe) = running.probes.join_next(), if !running.probes.is_empty() => self.probed(&probe?),
                 () = tokio::time::sleep_until(wakeup) => {}
-                _ = heartbeat.tick() => self.beat(&mut beats),
-                Some(ended) = beats.join_next(), if !beats.is_empty() => ended?,
+                _ = heartbeat.tick() => self.beat(&mut running.beats),
+                _ = reminder.tick() => self.remind(),
+                Some(ended) = running.beats.join_next(), if !running.beats.is_empty() => ended?,
             }
         }
-        beats.shutdown().await;
+        running.beats.shutdown().await;
+        running.probes.shutdown().await;
         let drained = tokio::time::timeout(DRAIN, async {
-            while let Some(done) = running.join_next().await {
-                self.finished(done?);
+            while let Some(ended) = running.jobs.join_next().await {
+                self.ended(ended?);
             }
             Ok(())
         });
@@ -280,16 +303,31 @@ impl Deliverer {
         match command {
             Command::Bind(binding, idle_for) => self.bind(*binding, idle_for, epoch, now),
             Command::Unbind(key) => {
-                self.schedule.unbind(&key);
-                self.bindings.remove(&key);
+                if let Some(bound) = self.bindings.remove(&key) {
+                    bound.valid.cancel();
+                }
                 self.reports.remove(&key);
+                self.schedule.unbind(&Job::Deliver(key));
+            }
+            Command::Leave(leaving) => self.leave(leaving, epoch, now),
+            Command::Audit(inventory) => {
+                for key in self.of_inventory(&inventory) {
+                    self.schedule.audit_by(&Job::Deliver(key), now);
+                }
+            }
+            Command::Hurry(inventory) => {
+                for key in self.of_inventory(&inventory) {
+                    self.schedule.hurry(&Job::Deliver(key), now);
+                }
             }
         }
     }
 
     fn bind(&mut self, binding: Binding, idle_for: Option<Duration>, epoch: u64, now: Instant) {
         let key = binding.key.clone();
+        self.stay(&Place::of(&*binding.sink, &binding.scope));
         let destination = binding.sink.destination().id.clone();
+        let interval = binding.interval;
         if let Some(bound) = self.bindings.get_mut(&key) {
             if bound.binding.revision == binding.revision {
                 return;
@@ -297,16 +335,42 @@ impl Deliverer {
             // Other rows may be there, or the same rows under other columns: compare as after a restart.
             if bound.binding.sink.destination() != binding.sink.destination() || bound.binding.scope != binding.scope {
                 bound.reader = Arc::new(bound.reader.table().reader());
+                bound.refused = Arc::default();
             }
+            std::mem::take(&mut bound.valid).cancel();
             bound.binding = binding;
             bound.epoch = epoch;
         } else {
             let reader = Arc::new(self.store.table(&key.inventory.namespace).reader());
-            self.bindings.insert(key.clone(), Bound { binding, reader, epoch });
+            let (valid, refused) = (CancellationToken::new(), Arc::default());
+            self.bindings.insert(key.clone(), Bound { binding, reader, epoch, valid, refused });
             self.reports.update(&key, |_| {});
         }
-        let interval = self.bindings.get(&key).map_or(Duration::ZERO, |bound| bound.binding.interval);
-        self.schedule.bind(&key, &destination, interval, idle_for, now);
+        self.schedule.bind(&Job::Deliver(key), &destination, interval, idle_for, now);
+    }
+
+    fn leave(&mut self, leaving: Leaving, epoch: u64, now: Instant) {
+        let place = Place::of(&*leaving.sink, &leaving.scope);
+        let used = self.bindings.values().any(|bound| Place::of(&*bound.binding.sink, &bound.binding.scope) == place);
+        if used {
+            return;
+        }
+        if let Some(before) =
+            self.leavings.insert(place.clone(), Departing { leaving, epoch, valid: CancellationToken::new() })
+        {
+            before.valid.cancel();
+        }
+        let destination = place.destination.clone();
+        self.schedule.bind(&Job::Leave(place), &destination, Duration::ZERO, None, now);
+    }
+
+    /// Ends the clean-up of a place that is used again.
+    fn stay(&mut self, place: &Place) {
+        if let Some(departing) = self.leavings.remove(place) {
+            departing.valid.cancel();
+            self.schedule.unbind(&Job::Leave(place.clone()));
+        }
+        self.reports.stay(place);
     }
 
     /// Tells the bindings of the namespaces that changed.
@@ -314,12 +378,13 @@ impl Deliverer {
         let now = Instant::now();
         for (namespace, dirt) in self.store.drain() {
             for key in self.in_namespace(&namespace) {
+                let job = Job::Deliver(key);
                 if dirt.learned {
-                    self.schedule.learned(&key, now);
+                    self.schedule.learned(&job, now);
                 } else if dirt.changed {
-                    self.schedule.changed(&key, now);
+                    self.schedule.changed(&job, now);
                 }
-                self.observe(&key, now);
+                self.observe(&job, now);
             }
         }
     }
@@ -328,73 +393,200 @@ impl Deliverer {
         self.bindings.keys().filter(|key| key.inventory.namespace == *namespace).cloned().collect()
     }
 
-    fn start(&mut self, now: Instant, running: &mut JoinSet<Done>) {
-        for key in self.schedule.start_due(now) {
-            let Some(bound) = self.bindings.get(&key) else { continue };
-            let (binding, reader, epoch) = (bound.binding.clone(), bound.reader.clone(), bound.epoch);
-            running.spawn(async move {
-                let started = Instant::now();
-                let result = deliver(&binding, &reader).await;
-                Done { key: binding.key, epoch, started, result }
-            });
+    fn of_inventory(&self, inventory: &InventoryKey) -> Vec<BindingKey> {
+        self.bindings.keys().filter(|key| key.inventory == *inventory).cloned().collect()
+    }
+
+    fn start(&mut self, now: Instant, running: &mut Running) {
+        for start in self.schedule.start_due(now) {
+            match start {
+                Start::Run(Job::Deliver(key), purpose) => self.start_delivery(&key, purpose, &mut running.jobs),
+                Start::Run(Job::Leave(place), _) => self.start_leaving(place, &mut running.jobs),
+                Start::Probe(destination) => self.start_probe(destination, &mut running.probes),
+            }
         }
     }
 
-    fn finished(&mut self, done: Done) {
-        let now = Instant::now();
-        let Some(bound) = self.bindings.get(&done.key) else { return };
-        let kind = bound.binding.sink.kind();
-        let elapsed = now.saturating_duration_since(done.started);
-        let outcome = match &done.result {
-            // Delivered under settings that are no longer these: the schedule already has the new ones as an edit.
-            _ if bound.epoch != done.epoch => Outcome::Unchanged,
-            Ok(Some(Delivered { receipt: Some(receipt), .. })) => {
-                let rows = receipt.written + receipt.deleted;
-                self.metrics.delivered(kind, elapsed, receipt.bytes);
-                self.metrics.rows_written(kind, rows);
-                if rows > 0 {
-                    let waited =
-                        self.schedule.behind_since(&done.key).map(|since| now.saturating_duration_since(since));
-                    self.metrics.acknowledged(kind, waited.unwrap_or_default());
-                    Outcome::Written
-                } else {
-                    Outcome::Unchanged
+    fn start_delivery(&mut self, key: &BindingKey, purpose: Purpose, jobs: &mut JoinSet<Ended>) {
+        let Some(bound) = self.bindings.get(key) else { return };
+        let place = Place::of(&*bound.binding.sink, &bound.binding.scope);
+        let (binding, reader, refused) = (bound.binding.clone(), bound.reader.clone(), bound.refused.clone());
+        let (epoch, valid) = (bound.epoch, bound.valid.clone());
+        let turn = self.turn(place);
+        jobs.spawn(async move {
+            let started = Instant::now();
+            let work = async {
+                let _turn = turn.lock().await;
+                match purpose {
+                    Purpose::Deliver => (work::deliver(&binding, &reader, &refused).await, Vec::new()),
+                    Purpose::Audit => {
+                        let done = work::audit(&binding, &reader, &refused).await;
+                        // A destination that was just audited can be asked; if not, the next audit asks again.
+                        let scopes =
+                            if done.is_ok() { binding.sink.scopes().await.unwrap_or_default() } else { Vec::new() };
+                        (done, scopes)
+                    }
                 }
+            };
+            let (result, scopes) =
+                valid.run_until_cancelled(work).await.map_or((None, Vec::new()), |(done, scopes)| (Some(done), scopes));
+            Ended { job: Job::Deliver(binding.key), epoch, purpose, started, result, scopes }
+        });
+    }
+
+    fn start_leaving(&mut self, place: Place, jobs: &mut JoinSet<Ended>) {
+        let Some(departing) = self.leavings.get(&place) else { return };
+        let (leaving, epoch, valid) = (departing.leaving.clone(), departing.epoch, departing.valid.clone());
+        let turn = self.turn(place.clone());
+        jobs.spawn(async move {
+            let started = Instant::now();
+            let work = async {
+                let _turn = turn.lock().await;
+                leaving.sink.leave(&leaving.scope, leaving.leave).await.map(|_| Done::Nothing)
+            };
+            let result = valid.run_until_cancelled(work).await;
+            Ended { job: Job::Leave(place), epoch, purpose: Purpose::Deliver, started, result, scopes: Vec::new() }
+        });
+    }
+
+    fn start_probe(&self, destination: String, probes: &mut JoinSet<(String, bool)>) {
+        let bound = self.bindings.values().map(|bound| &bound.binding.sink);
+        let leaving = self.leavings.values().map(|departing| &departing.leaving.sink);
+        let sink = bound.chain(leaving).find(|sink| sink.destination().id == destination).cloned();
+        probes.spawn(async move {
+            let answered = match sink {
+                None => true,
+                Some(sink) => match tokio::time::timeout(PROBE, sink.probe()).await {
+                    Ok(Ok(_)) => true,
+                    Ok(Err(error)) => !is_silence(&error),
+                    Err(_) => false,
+                },
+            };
+            (destination, answered)
+        });
+    }
+
+    /// Returns the mutex of a place; those of places without a job are forgotten on the way.
+    fn turn(&mut self, place: Place) -> Arc<Turn> {
+        if let Some(turn) = self.turns.get(&place).and_then(Weak::upgrade) {
+            return turn;
+        }
+        self.turns.retain(|_, turn| turn.strong_count() > 0);
+        let turn = Arc::new(Turn::new(()));
+        self.turns.insert(place, Arc::downgrade(&turn));
+        turn
+    }
+
+    fn probed(&mut self, (destination, answered): &(String, bool)) {
+        let now = Instant::now();
+        self.schedule.probed(destination, *answered, now);
+        if *answered {
+            tracing::info!(destination, "destination answers again");
+            self.observe_destination(destination, now);
+        }
+    }
+
+    fn ended(&mut self, ended: Ended) {
+        match ended.job.clone() {
+            Job::Deliver(key) => self.delivered(&key, ended),
+            Job::Leave(place) => self.left(&place, ended),
+        }
+    }
+
+    fn delivered(&mut self, key: &BindingKey, ended: Ended) {
+        let now = Instant::now();
+        let Some(bound) = self.bindings.get_mut(key) else { return };
+        let (kind, destination) = (bound.binding.sink.kind(), bound.binding.sink.destination().id.clone());
+        let elapsed = now.saturating_duration_since(ended.started);
+        let job = ended.job;
+        let before = self.schedule.blocked(&job);
+        match ended.result {
+            // Dropped, or delivered under settings that are no longer these: the schedule has the new ones as an edit.
+            _ if bound.epoch != ended.epoch => self.schedule.finished(&job, Outcome::Unchanged, now),
+            None => self.schedule.finished(&job, Outcome::Unchanged, now),
+            Some(Ok(done)) => {
+                let outcome = match &done {
+                    Done::Intact => Outcome::Intact,
+                    Done::Delivered(delivered) if delivered.rows() > 0 => Outcome::Written,
+                    Done::Nothing | Done::Delivered(_) => Outcome::Unchanged,
+                };
+                let waited = self.schedule.behind_since(&job).map(|since| now.saturating_duration_since(since));
+                if let Done::Delivered(delivered) = done {
+                    bound.refused = Arc::new(delivered.refused.clone());
+                    if !delivered.refused.is_empty() {
+                        self.schedule.audit_by(&job, now + REPROBE);
+                    }
+                    self.account(key, &delivered, elapsed, waited.unwrap_or_default());
+                    self.schedule.finished(&job, outcome, now);
+                    self.succeeded(key, Some(&delivered));
+                } else {
+                    self.schedule.finished(&job, outcome, now);
+                    self.succeeded(key, None);
+                }
+                self.strays(key, ended.scopes);
             }
-            Ok(_) => Outcome::Unchanged,
-            Err(error) => {
+            Some(Err(error)) => {
                 // What the sink holds now is not known, and its table may have been made anew: compare the next time.
                 // Until then the journal keeps nothing for this binding, however long the outage.
                 bound.reader.restart();
                 self.metrics.delivered(kind, elapsed, 0);
                 self.metrics.sink_failed(error.class().into());
-                Outcome::Failed(error.class())
+                self.schedule.finished(&job, outcome_of(&error), now);
+                if ended.purpose == Purpose::Audit {
+                    self.schedule.audit_by(&job, now + REPROBE);
+                }
+                self.failed(key, &error);
             }
-        };
-        self.schedule.finished(&done.key, outcome, now);
-        match done.result {
-            Ok(delivered) => self.succeeded(&done.key, delivered, outcome),
-            Err(error) => self.failed(&done.key, &error),
         }
-        self.observe(&done.key, now);
+        if self.schedule.blocked(&job) != before {
+            if !before {
+                tracing::warn!(destination, "sink circuit breaker open");
+            }
+            self.observe_destination(&destination, now);
+        }
+        self.observe(&job, now);
     }
 
-    fn succeeded(&self, key: &BindingKey, delivered: Option<Delivered>, outcome: Outcome) {
+    /// Counts a delivery.
+    fn account(&self, key: &BindingKey, delivered: &Delivered, elapsed: Duration, waited: Duration) {
+        let Some(bound) = self.bindings.get(key) else { return };
+        let kind = bound.binding.sink.kind();
+        let Some(receipt) = &delivered.receipt else { return };
+        self.metrics.delivered(kind, elapsed, receipt.bytes);
+        self.metrics.rows_written(kind, delivered.rows());
+        if delivered.rows() > 0 {
+            self.metrics.acknowledged(kind, waited);
+            limits::warn(&self.metrics, key, bound.reader.table().counts());
+        }
+        if delivered.repaired > 0 {
+            self.metrics.rows_repaired(kind, delivered.repaired);
+            tracing::warn!(sink = %key.sink, inventory = %key.inventory, rows = delivered.repaired, "audit repaired rows");
+        }
+    }
+
+    fn succeeded(&self, key: &BindingKey, delivered: Option<&Delivered>) {
         let recovered = self.reports.get(key).is_some_and(|report| report.failure.is_some());
         if recovered {
             tracing::info!(sink = %key.sink, inventory = %key.inventory, "export recovered");
         }
         self.reports.update(key, |report| {
             report.failure = None;
-            if let Some(delivered) = delivered {
-                report.acknowledged = true;
-                report.rows = delivered.standing.rows;
-                report.checksum = Some(delivered.standing.digest);
-            }
-            if outcome == Outcome::Written {
+            let Some(delivered) = delivered else { return };
+            report.acknowledged = true;
+            report.rows = delivered.standing.rows;
+            report.checksum = Some(delivered.standing.digest);
+            if delivered.rows() > 0 {
                 report.last_write = Some(Timestamp::now());
             }
         });
+        if let Some(delivered) = delivered {
+            let refused = limits::refusal(&delivered.refused);
+            let before = self.reports.get(key).and_then(|report| report.refused);
+            if refused != before {
+                limits::tell(&self.metrics, key, &delivered.refused);
+                self.reports.update(key, |report| report.refused = refused);
+            }
+        }
     }
 
     fn failed(&self, key: &BindingKey, error: &SinkError) {
@@ -410,10 +602,60 @@ impl Deliverer {
         self.reports.update(key, |report| report.failure = Some(failure));
     }
 
+    fn left(&mut self, place: &Place, ended: Ended) {
+        let now = Instant::now();
+        let current = self.leavings.get(place).is_some_and(|departing| departing.epoch == ended.epoch);
+        match ended.result {
+            Some(Ok(_)) if current => {
+                self.schedule.finished(&ended.job, Outcome::Unchanged, now);
+                self.schedule.unbind(&ended.job);
+                self.leavings.remove(place);
+                tracing::info!(inventory = %place.inventory, cluster = %place.cluster, destination = place.destination, "place left");
+                self.reports.depart(place, Departure::Done);
+            }
+            Some(Err(error)) if current => {
+                let failure = Failure { class: error.class(), reason: error.reason(), message: chain(&error) };
+                tracing::error!(
+                    inventory = %place.inventory,
+                    destination = place.destination,
+                    error_class = %failure.class,
+                    error = failure.message,
+                    "inventory cleanup failed"
+                );
+                self.schedule.finished(&ended.job, outcome_of(&error), now);
+                self.reports.depart(place, Departure::Failed(failure));
+            }
+            _ => self.schedule.finished(&ended.job, Outcome::Unchanged, now),
+        }
+    }
+
+    /// Offers the scopes of ours at a destination that nobody delivers to.
+    fn strays(&self, key: &BindingKey, scopes: Vec<Scope>) {
+        let Some(bound) = self.bindings.get(key) else { return };
+        let sink = &bound.binding.sink;
+        for scope in scopes {
+            let place = Place::of(&**sink, &scope);
+            let bound =
+                self.bindings.values().any(|bound| Place::of(&*bound.binding.sink, &bound.binding.scope) == place);
+            if !bound && !self.leavings.contains_key(&place) {
+                self.reports.stray(Stray { place, scope: Arc::new(scope), via: key.sink.clone(), sink: sink.clone() });
+            }
+        }
+    }
+
+    fn observe_destination(&mut self, destination: &str, now: Instant) {
+        let there = self.bindings.iter().filter(|(_, bound)| bound.binding.sink.destination().id == destination);
+        let jobs: Vec<Job> = there.map(|(key, _)| Job::Deliver(key.clone())).collect();
+        for job in jobs {
+            self.observe(&job, now);
+        }
+    }
+
     /// Brings report and metrics of a binding up to the schedule.
-    fn observe(&mut self, key: &BindingKey, now: Instant) {
-        let behind_since = self.schedule.behind_since(key);
-        let phase = self.schedule.phase(key);
+    fn observe(&mut self, job: &Job, now: Instant) {
+        let Job::Deliver(key) = job else { return };
+        let behind_since = self.schedule.behind_since(job);
+        let phase = self.schedule.phase(job);
         let due = match phase {
             Some(Phase::Waiting(due) | Phase::Retrying(due, _)) => Some(due.saturating_duration_since(now)),
             _ => None,
@@ -426,9 +668,11 @@ impl Deliverer {
             let interval = self.bindings.get(key).map_or(Duration::ZERO, |bound| bound.binding.interval);
             tracing::debug!(sink = %key.sink, inventory = %key.inventory, due_ms, ?interval, "debounced");
         }
+        let blocked = self.schedule.blocked(job);
         self.reports.update(key, |report| {
             report.behind_since = behind_since;
             report.debounced = debounced;
+            report.blocked = blocked;
             // A due time moves with every change; it is news only when it appears, goes, or moves noticeably.
             let next = due.filter(|due| *due > GATHER).map(|due| Timestamp::now() + due);
             let moved = match (report.next_due, next) {
@@ -463,62 +707,29 @@ impl Deliverer {
             });
         }
     }
-}
 
-/// Brings one sink up to date. Returns nothing when there was nothing to do.
-async fn deliver(binding: &Binding, reader: &Reader) -> Result<Option<Delivered>, SinkError> {
-    let plan = reader.plan();
-    if plan.is_empty() {
-        return Ok(None);
-    }
-    let compared = plan.compare.is_some();
-    let standing = Standing {
-        rows: plan.counts.rows as u64,
-        digest: plan.counts.digest,
-        generation: binding.generation,
-        seq: plan.seq,
-    };
-    let delta = delta(binding, plan, standing).await?;
-    // After a comparison the standing is recorded even when no row differs, so that readers see that it was checked.
-    let receipt = if compared || !delta.is_empty() { Some(binding.sink.deliver(&delta).await?) } else { None };
-    reader.acknowledge(standing.seq);
-    Ok(Some(Delivered { standing, receipt }))
-}
-
-async fn delta(binding: &Binding, plan: Plan, standing: Standing) -> Result<Delta, SinkError> {
-    let Plan { compare, mut upserts, mut deletes, .. } = plan;
-    let mut base = Base::Filled;
-    if let Some(compare) = compare {
-        let held = binding.sink.recover(&binding.scope, &compare.selection).await?;
-        if compare.selection == Selection::All && held.is_empty() {
-            base = Base::Empty;
+    /// Warns again of the inventories that are large.
+    fn remind(&self) {
+        for (key, bound) in &self.bindings {
+            limits::warn(&self.metrics, key, bound.reader.table().counts());
         }
-        let (wrong, leftover) = difference(binding, compare, held).await;
-        upserts.extend(wrong);
-        upserts.sort_unstable_by_key(Row::key);
-        deletes.extend(leftover);
-        deletes.sort_unstable();
-        deletes.dedup();
     }
-    Ok(Delta { scope: binding.scope.clone(), upserts, deletes, standing, base })
 }
 
-/// Compares off the async threads: a fingerprint costs about a microsecond, and there may be 100,000.
-async fn difference(binding: &Binding, compare: Compare, held: Vec<Held>) -> (Vec<Row>, Vec<RowKey>) {
-    let (sink, scope) = (binding.sink.clone(), binding.scope.clone());
-    let work = move || {
-        let Compare { rows, knowledge, .. } = compare;
-        export::compare(
-            rows,
-            held,
-            |key, namespace| knowledge.covers(key, namespace),
-            |row| sink.fingerprint(&scope, row),
-        )
-    };
-    match tokio::task::spawn_blocking(work).await {
-        Ok(difference) => difference,
-        Err(error) => std::panic::resume_unwind(error.into_panic()),
+impl Delivered {
+    /// Returns how many rows were written and deleted.
+    fn rows(&self) -> u64 {
+        self.receipt.as_ref().map_or(0, |receipt| receipt.written + receipt.deleted)
     }
+}
+
+/// Tells whether a destination does not answer, rather than refuse something.
+fn is_silence(error: &SinkError) -> bool {
+    error.fault() == Fault::Destination && error.class() == Class::Transient
+}
+
+fn outcome_of(error: &SinkError) -> Outcome {
+    if is_silence(error) { Outcome::Silent } else { Outcome::Failed(error.class()) }
 }
 
 #[cfg(test)]

@@ -54,12 +54,20 @@ pub enum Base {
     Empty,
     /// The sink holds rows.
     Filled,
+    /// The sink holds rows that were not as the last delivery left them; the delta mends all of them, and the sink's own
+    /// record is made anew from what it then holds.
+    Drifted,
 }
 
 impl Delta {
     /// Tells whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.upserts.is_empty() && self.deletes.is_empty()
+    }
+
+    /// Tells whether a row is written or deleted.
+    pub fn touches(&self, key: &RowKey) -> bool {
+        self.deletes.binary_search(key).is_ok() || self.upserts.binary_search_by_key(key, Row::key).is_ok()
     }
 
     /// Returns the number of rows written and deleted.

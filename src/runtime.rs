@@ -114,6 +114,7 @@ async fn work(
     let limits = Limits {
         total: config.delivery.concurrent.get(),
         per_destination: config.delivery.concurrent_per_destination.get(),
+        audit_interval: config.delivery.audit_interval,
     };
     let seed = RandomState::new().hash_one(std::process::id());
     let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics.clone(), limits, seed);

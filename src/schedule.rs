@@ -1,4 +1,4 @@
-//! When to deliver: a pure state machine over bindings, with the time passed in.
+//! When to work for a sink: a pure state machine over jobs, with the time passed in.
 //!
 //! ```text
 //!            changed                    due                       acknowledged
@@ -7,22 +7,28 @@
 //!                           └── backoff, 5 min ───┘   └── at most one, changes meanwhile mark it dirty
 //! ```
 //!
-//! The rules of D5: the first change after a quiet interval is delivered after a gather of 100 ms; later ones wait until
-//! the interval is over; an edit and a newly known part do not wait for it. A failure is tried again with
-//! [`backoff`], independent of the interval; a terminal one after five minutes, or when something is edited. One
-//! binding never gates another; a destination has at most `per_destination` deliveries in flight, all together at most
-//! `total`.
+//! A job is a binding that delivers, or a place that is cleaned up; it belongs to one destination. The rules of D5: the
+//! first change after a quiet interval is delivered after a gather of 100 ms; later ones wait until the interval is over;
+//! an edit and a newly known part do not wait for it. A failure is tried again with [`backoff`], independent of the
+//! interval; a terminal one after five minutes, or when something is edited. One job never gates another; a destination
+//! has at most `per_destination` jobs in flight, all together at most `total`.
+//!
+//! A destination that does not answer blocks its own jobs and no others (D8): one [probe](Start::Probe) at a time looks
+//! after it, and its answer releases them over two seconds. An [audit](Purpose::Audit) comes once in an interval,
+//! spread by the job, and at once when it is asked for; it neither waits for a delivery nor hurries one.
 
 pub mod backoff;
+mod breaker;
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::error::Class;
-use crate::model::BindingKey;
 use backoff::Backoff;
+use breaker::Breaker;
 
 /// How long changes are gathered before a delivery starts, at the most.
 pub const GATHER: Duration = Duration::from_millis(100);
@@ -30,36 +36,63 @@ pub const GATHER: Duration = Duration::from_millis(100);
 /// When a terminal failure is tried again without any edit.
 pub const REPROBE: Duration = Duration::from_mins(5);
 
-/// How many deliveries may be in flight.
+/// The jobs of a destination that answers again start within this.
+const RELEASE: Duration = Duration::from_secs(2);
+
+/// Bounds of the schedule.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Over all destinations.
+    /// Jobs in flight over all destinations.
     pub total: usize,
-    /// To one destination.
+    /// Jobs in flight to one destination.
     pub per_destination: usize,
+    /// Time between two audits of a job; `None` is never.
+    pub audit_interval: Option<Duration>,
 }
 
-/// How a delivery ended.
+/// What a job is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// Something changed.
+    Deliver,
+    /// It is time to look whether the destination still has what it was given.
+    Audit,
+}
+
+/// Something to do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Start<K> {
+    /// Run a job, and say how it [ended](Schedule::finished).
+    Run(K, Purpose),
+    /// Probe a destination, and say whether it [answered](Schedule::probed).
+    Probe(String),
+}
+
+/// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The sink was written to; the interval starts now.
     Written,
     /// There was nothing to write.
     Unchanged,
-    /// It failed.
+    /// An audit found the destination as it should be; what waited goes on waiting.
+    Intact,
+    /// It failed, and the destination answered.
     Failed(Class),
+    /// It failed because the destination does not answer.
+    Silent,
 }
 
-/// What a binding is doing.
+/// What a job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Everything is acknowledged.
     Idle,
     /// A change waits until then.
     Waiting(Instant),
-    /// A delivery is under way.
+    /// It is under way.
     InFlight,
-    /// The last delivery failed; the next try is at that time.
+    /// It failed; the next try is at that time.
     Retrying(Instant, Class),
 }
 
@@ -68,12 +101,17 @@ struct Entry {
     destination: String,
     interval: Duration,
     phase: Phase,
-    /// Something happened while a delivery was in flight.
+    /// What a change waited for when an audit began.
+    resume: Option<Instant>,
+    /// Something happened while the job was in flight.
     dirty: Option<Urgency>,
     last_write: Option<Instant>,
+    /// The last run failed, and may have written all the same: its answer can have been lost.
+    unsure: bool,
     /// Since when the oldest unacknowledged change waits.
     behind_since: Option<Instant>,
     backoff: Backoff,
+    next_audit: Option<Instant>,
 }
 
 /// Whether a change has to obey the interval.
@@ -87,49 +125,52 @@ enum Urgency {
     Edited,
 }
 
-/// All bindings and when each is due.
+/// What the jobs of one destination share.
 #[derive(Debug)]
-pub struct Schedule {
+struct Destination {
+    running: usize,
+    breaker: Breaker,
+}
+
+/// All jobs and when each is due.
+#[derive(Debug)]
+pub struct Schedule<K> {
     limits: Limits,
-    entries: BTreeMap<BindingKey, Entry>,
-    in_flight: HashMap<String, usize>,
+    entries: BTreeMap<K, Entry>,
+    /// Every destination that has a job.
+    destinations: HashMap<String, Destination>,
     seed: u64,
 }
 
-impl Schedule {
+impl<K: Ord + Clone + Hash> Schedule<K> {
     /// Makes an empty schedule. The seed varies the jitter between processes.
     pub fn new(limits: Limits, seed: u64) -> Self {
-        Self { limits, entries: BTreeMap::new(), in_flight: HashMap::new(), seed }
+        Self { limits, entries: BTreeMap::new(), destinations: HashMap::new(), seed }
     }
 
-    /// Adds a binding, due after one gather, or takes over its new settings.
+    /// Adds a job, due after one gather, or takes over its new settings.
     ///
     /// `idle_for` says how long ago an earlier process wrote; its first delivery then waits for the rest of the interval,
     /// so that a process that starts again and again does not write more often.
-    pub fn bind(
-        &mut self,
-        key: &BindingKey,
-        destination: &str,
-        interval: Duration,
-        idle_for: Option<Duration>,
-        now: Instant,
-    ) {
-        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    pub fn bind(&mut self, key: &K, destination: &str, interval: Duration, idle_for: Option<Duration>, now: Instant) {
+        let seed = self.next_seed();
+        let next_audit = self.limits.audit_interval.map(|every| now + every.mul_f64(share(key)));
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
             destination: destination.to_owned(),
             interval,
             phase: Phase::Idle,
+            resume: None,
             dirty: None,
             last_write: None,
+            unsure: false,
             behind_since: None,
-            backoff: Backoff::new(self.seed),
+            backoff: Backoff::new(seed),
+            next_audit,
         });
         entry.interval = interval;
-        if entry.destination != destination && entry.phase == Phase::InFlight {
-            release(&mut self.in_flight, &entry.destination);
-            *self.in_flight.entry(destination.to_owned()).or_default() += 1;
-        }
-        destination.clone_into(&mut entry.destination);
+        let moved = entry.destination != destination;
+        let leaving = std::mem::replace(&mut entry.destination, destination.to_owned());
+        let in_flight = entry.phase == Phase::InFlight;
         entry.backoff.reset();
         let resumed = entry.last_write.is_none() && entry.phase == Phase::Idle;
         match idle_for.and_then(|idle_for| now.checked_sub(idle_for)).filter(|_| resumed) {
@@ -139,118 +180,240 @@ impl Schedule {
             }
             None => entry.wake(Urgency::Edited, now),
         }
+        let there = self.destination(destination);
+        there.breaker.hurry(now);
+        if moved {
+            there.running += usize::from(in_flight);
+            self.release(&leaving, usize::from(in_flight));
+        }
     }
 
-    /// Forgets a binding. A delivery of it that is in flight still has to be [finished](Schedule::finished).
-    pub fn unbind(&mut self, key: &BindingKey) {
-        if let Some(entry) = self.entries.remove(key)
-            && entry.phase == Phase::InFlight
-        {
-            release(&mut self.in_flight, &entry.destination);
+    /// Forgets a job. One that is in flight counts until then and no longer.
+    pub fn unbind(&mut self, key: &K) {
+        if let Some(entry) = self.entries.remove(key) {
+            self.release(&entry.destination, usize::from(entry.phase == Phase::InFlight));
         }
     }
 
     /// Notes that rows changed inside known parts.
-    pub fn changed(&mut self, key: &BindingKey, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.wake(Urgency::Interval, now);
-        }
+    pub fn changed(&mut self, key: &K, now: Instant) {
+        self.wake(key, Urgency::Interval, now);
     }
 
     /// Notes that a part became known.
-    pub fn learned(&mut self, key: &BindingKey, now: Instant) {
-        if let Some(entry) = self.entries.get_mut(key) {
-            entry.wake(Urgency::Learned, now);
+    pub fn learned(&mut self, key: &K, now: Instant) {
+        self.wake(key, Urgency::Learned, now);
+    }
+
+    /// Delivers what waits, whatever the interval and the last failure say.
+    pub fn hurry(&mut self, key: &K, now: Instant) {
+        self.wake(key, Urgency::Edited, now);
+        if let Some(entry) = self.entries.get(key)
+            && let Some(there) = self.destinations.get_mut(&entry.destination)
+        {
+            there.breaker.hurry(now);
         }
     }
 
-    /// Takes the bindings whose time has come, longest due first, as far as the limits allow.
-    pub fn start_due(&mut self, now: Instant) -> Vec<BindingKey> {
-        let mut due: Vec<(Instant, BindingKey)> = self
+    /// Moves the next audit of a job to `at`, if it would come later.
+    pub fn audit_by(&mut self, key: &K, at: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.next_audit = Some(entry.next_audit.map_or(at, |next| next.min(at)));
+        }
+    }
+
+    /// Takes what is due, longest due first, as far as the limits allow.
+    pub fn start_due(&mut self, now: Instant) -> Vec<Start<K>> {
+        let mut started: Vec<Start<K>> = Vec::new();
+        for (destination, there) in &mut self.destinations {
+            if there.breaker.due().is_some_and(|due| due <= now) {
+                there.breaker.probe();
+                started.push(Start::Probe(destination.clone()));
+            }
+        }
+        let mut due: Vec<(Instant, K)> = self
             .entries
             .iter()
             .filter_map(|(key, entry)| entry.due().filter(|due| *due <= now).map(|due| (due, key.clone())))
             .collect();
         due.sort();
-        let mut running: usize = self.in_flight.values().sum();
-        let mut started = Vec::new();
+        let mut running = self.running();
         for (_, key) in due {
-            let Some(entry) = self.entries.get_mut(&key) else { continue };
-            let there = self.in_flight.entry(entry.destination.clone()).or_default();
             if running >= self.limits.total {
                 break;
             }
-            if *there >= self.limits.per_destination {
+            let Some(entry) = self.entries.get_mut(&key) else { continue };
+            let Some(there) = self.destinations.get_mut(&entry.destination) else { continue };
+            if there.running >= self.limits.per_destination || !there.breaker.closed() {
                 continue;
             }
-            *there += 1;
+            there.running += 1;
             running += 1;
-            entry.phase = Phase::InFlight;
-            entry.dirty = None;
-            started.push(key);
+            let every = self.limits.audit_interval;
+            started.push(Start::Run(key, entry.start(every, now)));
         }
-        self.in_flight.retain(|_, count| *count > 0);
         started
     }
 
-    /// Ends a delivery.
-    pub fn finished(&mut self, key: &BindingKey, outcome: Outcome, now: Instant) {
+    /// Ends a job.
+    pub fn finished(&mut self, key: &K, outcome: Outcome, now: Instant) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.phase == Phase::InFlight) else { return };
-        release(&mut self.in_flight, &entry.destination);
-        match outcome {
-            Outcome::Written | Outcome::Unchanged => {
-                if outcome == Outcome::Written {
-                    entry.last_write = Some(now);
-                }
-                entry.backoff.reset();
-                entry.phase = Phase::Idle;
-                entry.behind_since = None;
-                if let Some(urgency) = entry.dirty.take() {
-                    entry.wake(urgency, now);
-                }
-            }
-            Outcome::Failed(class) => {
-                let delay = match class {
-                    Class::Transient => entry.backoff.next_delay(),
-                    Class::Terminal | Class::Forbidden => REPROBE,
-                };
-                entry.behind_since.get_or_insert(now);
-                entry.phase = Phase::Retrying(now + delay, class);
-                if entry.dirty.take() == Some(Urgency::Edited) {
-                    entry.wake(Urgency::Edited, now);
-                }
-            }
+        entry.finish(outcome, now);
+        let destination = entry.destination.clone();
+        let there = self.destination(&destination);
+        there.running = there.running.saturating_sub(1);
+        if outcome == Outcome::Silent {
+            there.breaker.failed(now);
+        } else if there.breaker.answered() {
+            self.spread(&destination, now);
         }
     }
 
-    /// Returns when [`Schedule::start_due`] has something to do next, as far as known now. A binding that is held back
-    /// by a limit is started when a delivery finishes.
-    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
-        self.entries.values().filter_map(Entry::due).filter(|due| *due > now).min()
+    /// Ends a probe. A destination that answers releases its jobs.
+    pub fn probed(&mut self, destination: &str, answered: bool, now: Instant) {
+        let Some(there) = self.destinations.get_mut(destination) else { return };
+        if !answered {
+            there.breaker.silent(now);
+        } else if there.breaker.answered() {
+            self.spread(destination, now);
+        }
     }
 
-    /// Returns what a binding is doing.
-    pub fn phase(&self, key: &BindingKey) -> Option<Phase> {
+    /// Returns when [`Schedule::start_due`] has something to do next, as far as known now. A job that is held back by a
+    /// limit is started when another one finishes, one that is blocked when its destination answers.
+    pub fn next_wakeup(&self, now: Instant) -> Option<Instant> {
+        let jobs = self.entries.values().filter_map(Entry::due).filter(|due| *due > now);
+        let probes = self.destinations.values().filter_map(|there| there.breaker.due());
+        jobs.chain(probes).min()
+    }
+
+    /// Returns what a job is doing.
+    pub fn phase(&self, key: &K) -> Option<Phase> {
         self.entries.get(key).map(|entry| entry.phase)
     }
 
+    /// Tells whether the destination of a job does not answer, so that the job waits for it.
+    pub fn blocked(&self, key: &K) -> bool {
+        let there = self.entries.get(key).and_then(|entry| self.destinations.get(&entry.destination));
+        there.is_some_and(|there| !there.breaker.closed())
+    }
+
     /// Returns since when the oldest unacknowledged change has been waiting.
-    pub fn behind_since(&self, key: &BindingKey) -> Option<Instant> {
+    pub fn behind_since(&self, key: &K) -> Option<Instant> {
         self.entries.get(key)?.behind_since
     }
 
-    /// Returns the number of deliveries in flight.
+    /// Returns the number of jobs in flight.
     pub fn running(&self) -> usize {
-        self.in_flight.values().sum()
+        self.destinations.values().map(|there| there.running).sum()
+    }
+
+    fn wake(&mut self, key: &K, urgency: Urgency, now: Instant) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.wake(urgency, now);
+        }
+    }
+
+    fn next_seed(&mut self) -> u64 {
+        self.seed = self.seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        self.seed
+    }
+
+    fn destination(&mut self, name: &str) -> &mut Destination {
+        let seed = self.next_seed();
+        let first = || Destination { running: 0, breaker: Breaker::new(seed) };
+        self.destinations.entry(name.to_owned()).or_insert_with(first)
+    }
+
+    /// Takes jobs away from a destination, and forgets it with its last one.
+    fn release(&mut self, destination: &str, running: usize) {
+        if let Some(there) = self.destinations.get_mut(destination) {
+            there.running = there.running.saturating_sub(running);
+        }
+        if !self.entries.values().any(|entry| entry.destination == destination) {
+            self.destinations.remove(destination);
+        }
+    }
+
+    /// Starts what a destination kept waiting, evenly over [`RELEASE`].
+    fn spread(&mut self, destination: &str, now: Instant) {
+        let waits = |entry: &&mut Entry| {
+            entry.destination == destination
+                && match entry.phase {
+                    Phase::Waiting(due) => due <= now,
+                    Phase::Retrying(_, class) => class == Class::Transient,
+                    Phase::Idle | Phase::InFlight => false,
+                }
+        };
+        let waiting: Vec<&mut Entry> = self.entries.values_mut().filter(waits).collect();
+        let step = RELEASE / u32::try_from(waiting.len().max(1)).unwrap_or(u32::MAX);
+        for (place, entry) in (0u32..).zip(waiting) {
+            entry.phase = Phase::Waiting(now + step * place);
+        }
     }
 }
 
 impl Entry {
+    /// Returns when there is something to do. A job that fails is tried again, and not audited beside it.
     fn due(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Waiting(due) | Phase::Retrying(due, _) => Some(due),
-            Phase::Idle | Phase::InFlight => None,
+            Phase::Idle => self.next_audit,
+            Phase::Waiting(due) => Some(self.next_audit.map_or(due, |audit| audit.min(due))),
+            Phase::Retrying(due, _) => Some(due),
+            Phase::InFlight => None,
         }
+    }
+
+    /// Begins to run, for what is due: a delivery before an audit, which then follows it.
+    fn start(&mut self, audit_interval: Option<Duration>, now: Instant) -> Purpose {
+        self.resume = match self.phase {
+            Phase::Waiting(due) => Some(due),
+            _ => None,
+        };
+        let audit = match self.phase {
+            Phase::Idle => true,
+            Phase::Waiting(due) => due > now,
+            Phase::Retrying(..) | Phase::InFlight => false,
+        };
+        self.phase = Phase::InFlight;
+        self.dirty = None;
+        if audit {
+            self.next_audit = audit_interval.map(|every| now + every);
+            Purpose::Audit
+        } else {
+            Purpose::Deliver
+        }
+    }
+
+    fn finish(&mut self, outcome: Outcome, now: Instant) {
+        match outcome {
+            Outcome::Written | Outcome::Unchanged => {
+                if outcome == Outcome::Written || self.unsure {
+                    self.last_write = Some(now);
+                }
+                self.unsure = false;
+                self.backoff.reset();
+                self.phase = Phase::Idle;
+                self.behind_since = None;
+            }
+            Outcome::Intact => self.phase = self.resume.map_or(Phase::Idle, Phase::Waiting),
+            Outcome::Failed(class) => self.fail(class, now),
+            Outcome::Silent => self.fail(Class::Transient, now),
+        }
+        self.resume = None;
+        if let Some(urgency) = self.dirty.take() {
+            self.wake(urgency, now);
+        }
+    }
+
+    fn fail(&mut self, class: Class, now: Instant) {
+        let delay = match class {
+            Class::Transient => self.backoff.next_delay(),
+            Class::Terminal | Class::Forbidden => REPROBE,
+        };
+        self.unsure = class == Class::Transient;
+        self.behind_since.get_or_insert(now);
+        self.phase = Phase::Retrying(now + delay, class);
     }
 
     fn wake(&mut self, urgency: Urgency, now: Instant) {
@@ -271,10 +434,12 @@ impl Entry {
     }
 }
 
-fn release(in_flight: &mut HashMap<String, usize>, destination: &str) {
-    if let Some(count) = in_flight.get_mut(destination) {
-        *count = count.saturating_sub(1);
-    }
+/// Returns the job's place in the audit interval, in (0, 1]: the same in every process.
+fn share(key: &impl Hash) -> f64 {
+    let mut hasher = DefaultHasher::new();
+    key.hash(&mut hasher);
+    // 32 bits are exact in a float.
+    (f64::from(u32::try_from(hasher.finish() >> 32).unwrap_or(u32::MAX)) + 1.0) / (f64::from(u32::MAX) + 1.0)
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use crate::error::{Class, Classify};
 use crate::export::{Delta, Held, Scope, Selection};
 use crate::metrics::SinkType;
-use crate::model::{Fingerprint, Row};
+use crate::model::{Fingerprint, Row, RowKey};
 
 /// Where a sink writes to, without any credential.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -29,7 +29,7 @@ pub struct Destination {
 }
 
 /// What a delivery did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receipt {
     /// Rows inserted or updated.
     pub written: u64,
@@ -37,6 +37,48 @@ pub struct Receipt {
     pub deleted: u64,
     /// Bytes of payload sent.
     pub bytes: u64,
+    /// Rows that the destination refuses for what is in them. Everything else was delivered.
+    pub refused: Vec<Refused>,
+}
+
+/// A row that a destination does not take, whatever else is in the delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Target and UID.
+    pub key: RowKey,
+    /// The collected object, for people: `apps/v1 Deployment team-a/web`.
+    pub object: String,
+    /// Condition reason.
+    pub reason: &'static str,
+    /// Why, and what to do.
+    pub message: String,
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audit {
+    /// The destination holds what the last delivery left there.
+    Intact,
+    /// It does not, or it keeps no record to tell.
+    Drifted,
+}
+
+/// What becomes of the rows of a scope that is left.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// They are deleted.
+    Delete,
+    /// They stay, and nobody owns them any more.
+    Orphan,
+}
+
+/// Where a failure lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The destination as a whole does not answer: every binding to it would fail.
+    Destination,
+    /// This scope or this delivery.
+    Delivery,
 }
 
 /// One destination of rows.
@@ -61,6 +103,21 @@ pub trait Sink: Send + Sync + fmt::Debug {
 
     /// Brings the sink to the standing of the delta, all or nothing.
     fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+
+    /// Tells whether the destination still holds of a scope what the last delivery left there, by the destination's own
+    /// means: rows that somebody edited, deleted or added are found without reading them all back.
+    fn audit<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Audit, SinkError>>;
+
+    /// Reads a scope back by content. A held row carries a fingerprint only where everything stored of it equals the
+    /// row of that key in `rows`, so that a comparison writes the others again.
+    fn verify<'a>(&'a self, scope: &'a Scope, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Held>, SinkError>>;
+
+    /// Ends a scope: its rows are deleted or left to nobody, and its record is freed. Succeeds where nothing of ours is,
+    /// and does not touch what another operator owns.
+    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+
+    /// Returns the scopes that this operator, in any of its lives, has on record here.
+    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>>;
 
     /// Tells readers of the sink that these scopes are watched and unchanged.
     fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>>;
@@ -97,13 +154,25 @@ impl Registry {
 pub struct SinkError {
     class: Class,
     reason: &'static str,
+    fault: Fault,
     source: Box<dyn Error + Send + Sync>,
 }
 
 impl SinkError {
     /// Wraps a backend's error. `reason` is a condition reason such as `ConnectionTestFailed`.
     pub fn new(class: Class, reason: &'static str, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { class, reason, source: source.into() }
+        Self { class, reason, fault: Fault::Delivery, source: source.into() }
+    }
+
+    /// Says that the destination as a whole is at fault.
+    #[must_use]
+    pub fn of_destination(self) -> Self {
+        Self { fault: Fault::Destination, ..self }
+    }
+
+    /// Returns where the failure lies.
+    pub fn fault(&self) -> Fault {
+        self.fault
     }
 
     /// Returns the condition reason.

@@ -235,6 +235,7 @@ impl Control {
             scope: Arc::new(scope),
             interval,
             generation: inventory.generation(),
+            max_row_bytes: None,
             revision: revision.clone(),
         };
         self.parts.deliveries.bind(binding, idle_for).await;

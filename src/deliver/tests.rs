@@ -1,89 +1,10 @@
+mod memory;
+mod model;
+
 use super::*;
-use crate::metrics::SinkType;
-use crate::model::{Body, Cluster, Family, Fingerprint, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, Uid};
-use crate::sinks::Destination;
+use crate::model::{Body, Cluster, Family, Gvk, Name, Namespace, ObjectKey, Origin, RowKey, SinkKey, Uid};
 use crate::store::Coverage;
-
-use futures::future::BoxFuture;
-
-/// A sink in memory that follows its script of failures.
-#[derive(Debug)]
-struct Memory {
-    destination: Destination,
-    rows: Mutex<BTreeMap<RowKey, (Namespace, Fingerprint)>>,
-    deliveries: Mutex<Vec<(usize, usize)>>,
-    failures: Mutex<Vec<Class>>,
-}
-
-impl Memory {
-    fn new(failures: &[Class]) -> Arc<Self> {
-        Arc::new(Self {
-            destination: Destination { id: "memory".into(), description: "memory".into() },
-            rows: Mutex::default(),
-            deliveries: Mutex::default(),
-            failures: Mutex::new(failures.to_vec()),
-        })
-    }
-
-    fn deliveries(&self) -> Vec<(usize, usize)> {
-        self.deliveries.lock().clone()
-    }
-}
-
-fn print(row: &Row) -> Fingerprint {
-    crate::canonical::fingerprint(&[row.body.attributes()])
-}
-
-impl Sink for Memory {
-    fn kind(&self) -> SinkType {
-        SinkType::Postgres
-    }
-
-    fn destination(&self) -> &Destination {
-        &self.destination
-    }
-
-    fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>> {
-        Box::pin(async { Ok(String::new()) })
-    }
-
-    fn fingerprint(&self, _: &Scope, row: &Row) -> Fingerprint {
-        print(row)
-    }
-
-    fn recover<'a>(&'a self, _: &'a Scope, _: &'a Selection) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
-        let rows = self.rows.lock();
-        let held = rows.iter().map(|(key, (namespace, print))| Held {
-            key: key.clone(),
-            namespace: namespace.clone(),
-            fingerprint: Some(*print),
-        });
-        let held = held.collect();
-        Box::pin(async { Ok(held) })
-    }
-
-    fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(async move {
-            if let Some(class) = self.failures.lock().pop() {
-                return Err(SinkError::new(class, "ExportFailed", "scripted"));
-            }
-            let mut rows = self.rows.lock();
-            for key in &delta.deletes {
-                rows.remove(key);
-            }
-            for row in &delta.upserts {
-                rows.insert(row.key(), (row.namespace.clone(), print(row)));
-            }
-            self.deliveries.lock().push((delta.upserts.len(), delta.deletes.len()));
-            let (written, deleted) = (delta.upserts.len() as u64, delta.deletes.len() as u64);
-            Ok(Receipt { written, deleted, bytes: 0 })
-        })
-    }
-
-    fn heartbeat<'a>(&'a self, _: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
-        Box::pin(async { Ok(()) })
-    }
-}
+use memory::{Memory, Wrong};
 
 struct Bench {
     target: crate::store::Target,
@@ -100,6 +21,21 @@ fn binding_key() -> BindingKey {
     BindingKey { inventory: object("apps"), sink: SinkKey { family: Family::Database, object: object("pg") } }
 }
 
+const AUDIT: Duration = Duration::from_hours(1);
+const MAX_ROW: usize = 1000;
+
+fn scope() -> Scope {
+    Scope {
+        cluster: Cluster::new(""),
+        inventory: object("apps"),
+        inventory_uid: Uid::new("11111111-1111-4111-8111-111111111111"),
+    }
+}
+
+fn row_key(uid: &str) -> RowKey {
+    RowKey { target: Name::new("deploys"), uid: Uid::new(uid) }
+}
+
 impl Bench {
     fn start() -> Self {
         let store = Store::default();
@@ -108,7 +44,7 @@ impl Bench {
         target.cover(&Coverage::Namespaces(Arc::new([Namespace::new("a")].into())));
         store.complete();
         let metrics = Arc::new(Metrics::new("test", "test"));
-        let limits = Limits { total: 2, per_destination: 2 };
+        let limits = Limits { total: 2, per_destination: 2, audit_interval: Some(AUDIT) };
         let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics, limits, 1);
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
@@ -117,17 +53,13 @@ impl Bench {
     }
 
     async fn bind(&self, sink: &Arc<Memory>, interval: Duration, revision: &str) {
-        let scope = Scope {
-            cluster: Cluster::new(""),
-            inventory: object("apps"),
-            inventory_uid: Uid::new("11111111-1111-4111-8111-111111111111"),
-        };
         let binding = Binding {
             key: binding_key(),
             sink: sink.clone(),
-            scope: Arc::new(scope),
+            scope: Arc::new(scope()),
             interval,
             generation: 1,
+            max_row_bytes: NonZeroU64::new(MAX_ROW as u64),
             revision: revision.to_owned(),
         };
         self.deliveries.bind(binding, None).await;
@@ -196,7 +128,7 @@ async fn a_restart_that_finds_everything_in_the_sink_writes_no_row() {
 #[tokio::test(start_paused = true)]
 async fn a_failure_is_reported_and_nothing_is_lost() {
     let bench = Bench::start();
-    let sink = Memory::new(&[Class::Transient, Class::Transient]);
+    let sink = Memory::new(&[Wrong::Refused(Class::Transient); 2]);
     bench.put("u1", 1);
     bench.learn();
     bench.bind(&sink, Duration::from_secs(30), "1").await;
@@ -211,7 +143,7 @@ async fn a_failure_is_reported_and_nothing_is_lost() {
 #[tokio::test(start_paused = true)]
 async fn a_terminal_failure_waits_for_an_edit() {
     let bench = Bench::start();
-    let sink = Memory::new(&[Class::Terminal]);
+    let sink = Memory::new(&[Wrong::Refused(Class::Terminal)]);
     bench.put("u1", 1);
     bench.learn();
     bench.bind(&sink, Duration::from_secs(30), "1").await;
@@ -230,8 +162,7 @@ async fn another_destination_is_compared_and_filled() {
     bench.learn();
     bench.bind(&first, Duration::ZERO, "1").await;
     bench.until("acknowledged", |report| report.acknowledged).await;
-    let mut elsewhere = Memory::new(&[]);
-    Arc::get_mut(&mut elsewhere).unwrap().destination.id = "elsewhere".into();
+    let elsewhere = Memory::at("elsewhere", &[]);
     bench.bind(&elsewhere, Duration::ZERO, "2").await;
     for _ in 0..1000 {
         if !elsewhere.deliveries().is_empty() {
@@ -240,5 +171,148 @@ async fn another_destination_is_compared_and_filled() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!((elsewhere.deliveries(), first.deliveries()), (vec![(1, 0)], vec![(1, 0)]));
+    bench.end().await;
+}
+
+/// Waits, in paused time, until the condition holds.
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    for _ in 0..100_000 {
+        if condition() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("never: {what}");
+}
+
+/// Starts with one row in the sink.
+async fn delivered(sink: &Arc<Memory>) -> Bench {
+    let bench = Bench::start();
+    bench.put("u1", 1);
+    bench.put("u2", 1);
+    bench.learn();
+    bench.bind(sink, Duration::ZERO, "1").await;
+    bench.until("acknowledged", |report| report.acknowledged && report.behind_since.is_none()).await;
+    bench
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_mends_what_somebody_changed_and_nothing_else() {
+    let sink = Memory::new(&[]);
+    let bench = delivered(&sink).await;
+    sink.edit(|rows| rows.get_mut(&row_key("u1")).unwrap().content = b"edited".to_vec());
+    bench.deliveries.audit(object("apps")).await;
+    eventually("mended", || sink.stored.lock().rows[&row_key("u1")].content != b"edited").await;
+    assert_eq!(sink.stored.lock().taken.last().map(|taken| taken.rows), Some(1));
+    sink.edit(|rows| {
+        let stranger = rows[&row_key("u2")].clone();
+        rows.insert(row_key("u3"), stranger);
+        rows.remove(&row_key("u2"));
+    });
+    eventually("the hourly audit", || sink.deliveries().len() == 3).await;
+    assert_eq!(sink.stored.lock().rows.keys().cloned().collect::<Vec<_>>(), [row_key("u1"), row_key("u2")]);
+    assert_eq!(sink.stored.lock().taken.last().map(|taken| taken.rows), Some(2));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_that_the_sink_refuses_costs_no_other_row_and_is_tried_again() {
+    let sink = Memory::new(&[]);
+    sink.stored.lock().poison.insert(row_key("u2"));
+    let bench = delivered(&sink).await;
+    let report = bench.until("told", |report| report.refused.is_some()).await;
+    let refused = report.refused.unwrap();
+    assert_eq!((refused.reason, report.failure), ("ExportTerminal", None));
+    assert!(refused.message.starts_with("1 row(s) refused"), "{}", refused.message);
+    bench.put("u1", 2);
+    eventually("the others go on", || sink.deliveries().len() == 2).await;
+    assert!(bench.deliveries.reports().get(&binding_key()).unwrap().refused.is_some());
+    sink.stored.lock().poison.clear();
+    bench.until("taken", |report| report.refused.is_none()).await;
+    assert!(sink.stored.lock().rows.contains_key(&row_key("u2")));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_row_above_the_ceiling_is_refused_and_its_old_state_does_not_stay() {
+    let sink = Memory::new(&[]);
+    let bench = delivered(&sink).await;
+    let body = Body::new("u2", format!("{{\"v\":\"{}\"}}", "x".repeat(MAX_ROW)).as_bytes()).unwrap();
+    bench.target.apply(&Uid::new("u2"), &Namespace::new("a"), body, false, 1);
+    let report = bench.until("told", |report| report.refused.is_some()).await;
+    assert_eq!(report.refused.unwrap().reason, "PayloadTooLarge");
+    assert_eq!(sink.stored.lock().rows.keys().cloned().collect::<Vec<_>>(), [row_key("u1")]);
+    bench.put("u2", 3);
+    bench.until("small again", |report| report.refused.is_none()).await;
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_destination_that_is_away_for_long_is_found_within_seconds_of_its_return() {
+    let sink = Memory::new(&[]);
+    let bench = delivered(&sink).await;
+    sink.stored.lock().failures = vec![Wrong::Silent; 1000];
+    bench.put("u1", 2);
+    let report = bench.until("blocked", |report| report.blocked).await;
+    assert!(report.failure.is_some());
+    tokio::time::sleep(Duration::from_mins(20)).await;
+    sink.stored.lock().failures.clear();
+    let back = Instant::now();
+    bench.until("current", |report| report.is_current() && !report.blocked && report.behind_since.is_none()).await;
+    assert!(back.elapsed() < Duration::from_secs(13), "{:?}", back.elapsed());
+    assert!(sink.stored.lock().probes > 20);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_is_left_once_its_delivery_ended_however_often_that_fails() {
+    let sink = Memory::new(&[]);
+    let bench = delivered(&sink).await;
+    sink.stored.lock().failures = vec![Wrong::Silent, Wrong::Refused(Class::Transient)];
+    bench.deliveries.unbind(binding_key()).await;
+    let leaving = Leaving { sink: sink.clone(), scope: Arc::new(scope()), leave: Leave::Delete };
+    bench.deliveries.leave(leaving).await;
+    let place = Place::of(&*sink, &scope());
+    let departure = || bench.deliveries.reports().departure(&place);
+    eventually("a failure is told", || matches!(departure(), Some(Departure::Failed(_)))).await;
+    eventually("left", || departure() == Some(Departure::Done)).await;
+    assert_eq!(sink.stored.lock().left, [(scope(), Leave::Delete)]);
+    // Used again, it is filled again.
+    bench.bind(&sink, Duration::ZERO, "2").await;
+    eventually("filled", || sink.stored.lock().rows.len() == 2).await;
+    assert_eq!(departure(), None);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_audit_finds_scopes_that_nobody_delivers_to() {
+    let sink = Memory::new(&[]);
+    let bench = delivered(&sink).await;
+    let stray = Scope { inventory: object("gone"), ..scope() };
+    sink.stored.lock().scopes = vec![scope(), stray.clone()];
+    bench.deliveries.audit(object("apps")).await;
+    let mut found = Vec::new();
+    for _ in 0..100 {
+        found.extend(bench.deliveries.reports().strays());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(found.iter().map(|stray| (*stray.scope).clone()).collect::<Vec<_>>(), [stray]);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_change_that_waits_is_delivered_when_it_is_asked_for() {
+    let bench = Bench::start();
+    let sink = Memory::new(&[]);
+    bench.put("u1", 1);
+    bench.learn();
+    bench.bind(&sink, Duration::from_hours(1), "1").await;
+    bench.until("acknowledged", |report| report.acknowledged).await;
+    bench.put("u1", 2);
+    bench.until("waits", |report| report.debounced).await;
+    bench.deliveries.hurry(object("apps")).await;
+    let asked = Instant::now();
+    bench.until("delivered", |report| report.behind_since.is_none()).await;
+    assert!(asked.elapsed() < Duration::from_secs(1));
     bench.end().await;
 }

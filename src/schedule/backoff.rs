@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The first delay is drawn from zero to this.
 const BASE: Duration = Duration::from_secs(1);
-/// No delay is longer.
+/// No delay is longer, unless another cap is given.
 const CAP: Duration = Duration::from_mins(1);
 
 /// Delays between the tries of one binding: uniform between zero and 1 s, 2 s, 4 s … 60 s.
@@ -12,17 +12,23 @@ const CAP: Duration = Duration::from_mins(1);
 pub struct Backoff {
     attempt: u32,
     state: u64,
+    cap: Duration,
 }
 
 impl Backoff {
     /// Starts from the first delay. Different seeds give different jitter.
     pub fn new(seed: u64) -> Self {
-        Self { attempt: 0, state: seed | 1 }
+        Self::capped(seed, CAP)
+    }
+
+    /// The same with another longest delay.
+    pub fn capped(seed: u64, cap: Duration) -> Self {
+        Self { attempt: 0, state: seed | 1, cap }
     }
 
     /// Returns the next delay.
     pub fn next_delay(&mut self) -> Duration {
-        let ceiling = BASE.saturating_mul(1 << self.attempt.min(6)).min(CAP);
+        let ceiling = BASE.saturating_mul(1 << self.attempt.min(6)).min(self.cap);
         self.attempt = self.attempt.saturating_add(1);
         // xorshift64* (Vigna 2016): enough to keep two bindings apart, and repeatable in tests.
         self.state ^= self.state >> 12;

@@ -1,70 +1,77 @@
 use super::*;
-use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 
 const INTERVAL: Duration = Duration::from_secs(30);
+const AUDIT: Duration = Duration::from_hours(1);
 
-fn key(name: &str) -> BindingKey {
-    let object = |name: &str| ObjectKey::new(Namespace::new("team-a"), Name::new(name));
-    BindingKey { inventory: object(name), sink: SinkKey { family: Family::Database, object: object("pg") } }
+type Key = &'static str;
+
+fn schedule() -> Schedule<Key> {
+    Schedule::new(Limits { total: 8, per_destination: 2, audit_interval: None }, 1)
 }
 
-fn schedule() -> Schedule {
-    Schedule::new(Limits { total: 8, per_destination: 2 }, 1)
+/// Starts what is due and returns the jobs that deliver.
+fn start(schedule: &mut Schedule<Key>, now: Instant) -> Vec<Key> {
+    let started = schedule.start_due(now).into_iter();
+    started
+        .filter_map(|start| match start {
+            Start::Run(key, Purpose::Deliver) => Some(key),
+            _ => None,
+        })
+        .collect()
 }
 
 /// Binds one and runs its first delivery to the end.
-fn delivered(schedule: &mut Schedule, name: &str, now: Instant) -> BindingKey {
-    let key = key(name);
+fn delivered(schedule: &mut Schedule<Key>, key: Key, now: Instant) -> Key {
     schedule.bind(&key, "pg", INTERVAL, None, now);
-    assert_eq!(schedule.start_due(now + GATHER), std::slice::from_ref(&key));
+    assert_eq!(start(schedule, now + GATHER), [key]);
     schedule.finished(&key, Outcome::Written, now + GATHER);
     key
 }
 
 #[test]
 fn the_first_change_after_a_quiet_interval_is_delivered_after_a_gather() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = delivered(&mut schedule, "apps", start);
-    let quiet = start + 2 * INTERVAL;
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let quiet = begin + 2 * INTERVAL;
     schedule.changed(&key, quiet);
     assert_eq!(schedule.next_wakeup(quiet), Some(quiet + GATHER));
-    assert!(schedule.start_due(quiet + GATHER / 2).is_empty());
-    assert_eq!(schedule.start_due(quiet + GATHER), [key]);
+    assert!(start(&mut schedule, quiet + GATHER / 2).is_empty());
+    assert_eq!(start(&mut schedule, quiet + GATHER), [key]);
 }
 
 #[test]
 fn a_change_within_the_interval_waits_for_its_end() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = delivered(&mut schedule, "apps", start);
-    let soon = start + Duration::from_secs(5);
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let soon = begin + Duration::from_secs(5);
     schedule.changed(&key, soon);
     schedule.changed(&key, soon + Duration::from_secs(10));
-    let due = start + GATHER + INTERVAL;
+    let due = begin + GATHER + INTERVAL;
     assert_eq!(schedule.next_wakeup(soon), Some(due));
     assert_eq!(schedule.behind_since(&key), Some(soon));
-    assert_eq!(schedule.start_due(due), [key]);
+    assert_eq!(start(&mut schedule, due), [key]);
 }
 
 #[test]
 fn a_newly_known_part_and_an_edit_do_not_wait_for_the_interval() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = delivered(&mut schedule, "apps", start);
-    let soon = start + Duration::from_secs(1);
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let soon = begin + Duration::from_secs(1);
     schedule.learned(&key, soon);
-    assert_eq!(schedule.start_due(soon + GATHER), std::slice::from_ref(&key));
+    assert_eq!(start(&mut schedule, soon + GATHER), [key]);
     schedule.finished(&key, Outcome::Written, soon + GATHER);
     let later = soon + Duration::from_secs(1);
     schedule.bind(&key, "pg", INTERVAL, None, later);
-    assert_eq!(schedule.start_due(later + GATHER), [key]);
+    assert_eq!(start(&mut schedule, later + GATHER), [key]);
 }
 
 #[test]
 fn a_delivery_without_a_write_does_not_start_the_interval() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = delivered(&mut schedule, "apps", start);
-    let quiet = start + 2 * INTERVAL;
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let quiet = begin + 2 * INTERVAL;
     schedule.changed(&key, quiet);
-    schedule.start_due(quiet + GATHER);
+    start(&mut schedule, quiet + GATHER);
     schedule.finished(&key, Outcome::Unchanged, quiet + GATHER);
     let next = quiet + Duration::from_secs(1);
     schedule.changed(&key, next);
@@ -73,24 +80,24 @@ fn a_delivery_without_a_write_does_not_start_the_interval() {
 
 #[test]
 fn at_most_one_delivery_is_in_flight_and_what_comes_meanwhile_runs_after_it() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = key("apps");
-    schedule.bind(&key, "pg", Duration::ZERO, None, start);
-    assert_eq!(schedule.start_due(start + GATHER), std::slice::from_ref(&key));
-    schedule.changed(&key, start + GATHER);
-    assert!(schedule.start_due(start + 10 * GATHER).is_empty());
-    schedule.finished(&key, Outcome::Written, start + 10 * GATHER);
-    assert_eq!(schedule.start_due(start + 11 * GATHER), [key]);
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = "apps";
+    schedule.bind(&key, "pg", Duration::ZERO, None, begin);
+    assert_eq!(start(&mut schedule, begin + GATHER), [key]);
+    schedule.changed(&key, begin + GATHER);
+    assert!(start(&mut schedule, begin + 10 * GATHER).is_empty());
+    schedule.finished(&key, Outcome::Written, begin + 10 * GATHER);
+    assert_eq!(start(&mut schedule, begin + 11 * GATHER), [key]);
 }
 
 #[test]
 fn a_transient_failure_is_tried_again_with_backoff_and_new_rows_do_not_hurry_it() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = key("apps");
-    schedule.bind(&key, "pg", INTERVAL, None, start);
-    let mut now = start + GATHER;
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = "apps";
+    schedule.bind(&key, "pg", INTERVAL, None, begin);
+    let mut now = begin + GATHER;
     for ceiling in [1, 2, 4, 8, 16, 32, 60, 60] {
-        assert_eq!(schedule.start_due(now), std::slice::from_ref(&key));
+        assert_eq!(start(&mut schedule, now), [key]);
         schedule.finished(&key, Outcome::Failed(Class::Transient), now);
         let due = schedule.next_wakeup(now).unwrap_or(now);
         schedule.changed(&key, now);
@@ -103,50 +110,173 @@ fn a_transient_failure_is_tried_again_with_backoff_and_new_rows_do_not_hurry_it(
 
 #[test]
 fn a_terminal_failure_waits_five_minutes_or_for_an_edit() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = key("apps");
-    schedule.bind(&key, "pg", INTERVAL, None, start);
-    schedule.start_due(start + GATHER);
-    let failed = start + GATHER;
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = "apps";
+    schedule.bind(&key, "pg", INTERVAL, None, begin);
+    start(&mut schedule, begin + GATHER);
+    let failed = begin + GATHER;
     schedule.finished(&key, Outcome::Failed(Class::Terminal), failed);
     assert_eq!(schedule.next_wakeup(failed), Some(failed + REPROBE));
     schedule.bind(&key, "pg", INTERVAL, None, failed + GATHER);
-    assert_eq!(schedule.start_due(failed + 2 * GATHER), [key]);
+    assert_eq!(start(&mut schedule, failed + 2 * GATHER), [key]);
 }
 
 #[test]
 fn an_edit_during_a_failing_delivery_is_tried_at_once() {
-    let (mut schedule, start) = (schedule(), Instant::now());
-    let key = key("apps");
-    schedule.bind(&key, "pg", INTERVAL, None, start);
-    schedule.start_due(start + GATHER);
-    schedule.bind(&key, "pg", INTERVAL, None, start + GATHER);
-    schedule.finished(&key, Outcome::Failed(Class::Terminal), start + GATHER);
-    assert_eq!(schedule.start_due(start + 2 * GATHER), [key]);
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = "apps";
+    schedule.bind(&key, "pg", INTERVAL, None, begin);
+    start(&mut schedule, begin + GATHER);
+    schedule.bind(&key, "pg", INTERVAL, None, begin + GATHER);
+    schedule.finished(&key, Outcome::Failed(Class::Terminal), begin + GATHER);
+    assert_eq!(start(&mut schedule, begin + 2 * GATHER), [key]);
 }
 
 #[test]
 fn limits_hold_per_destination_and_in_total_and_nobody_starves() {
-    let (mut schedule, start) = (Schedule::new(Limits { total: 3, per_destination: 2 }, 1), Instant::now());
-    for name in ["a", "b", "c"] {
-        schedule.bind(&key(name), "one", INTERVAL, None, start);
+    let limits = Limits { total: 3, per_destination: 2, audit_interval: None };
+    let (mut schedule, begin) = (Schedule::new(limits, 1), Instant::now());
+    for key in ["a", "b", "c"] {
+        schedule.bind(&key, "one", INTERVAL, None, begin);
     }
-    for name in ["d", "e"] {
-        schedule.bind(&key(name), "two", INTERVAL, None, start);
+    for key in ["d", "e"] {
+        schedule.bind(&key, "two", INTERVAL, None, begin);
     }
-    let now = start + GATHER;
-    assert_eq!(schedule.start_due(now), [key("a"), key("b"), key("d")]);
-    assert!(schedule.start_due(now).is_empty());
-    schedule.finished(&key("a"), Outcome::Written, now);
-    assert_eq!(schedule.start_due(now), [key("c")]);
-    schedule.unbind(&key("d"));
-    assert_eq!(schedule.start_due(now), [key("e")]);
+    let now = begin + GATHER;
+    assert_eq!(start(&mut schedule, now), ["a", "b", "d"]);
+    assert!(start(&mut schedule, now).is_empty());
+    schedule.finished(&"a", Outcome::Written, now);
+    assert_eq!(start(&mut schedule, now), ["c"]);
+    schedule.unbind(&"d");
+    assert_eq!(start(&mut schedule, now), ["e"]);
     assert_eq!(schedule.running(), 3);
 }
 
 #[test]
 fn a_restarted_process_waits_for_the_rest_of_the_interval() {
-    let (mut schedule, start) = (schedule(), Instant::now() + INTERVAL);
-    schedule.bind(&key("apps"), "pg", INTERVAL, Some(Duration::from_secs(10)), start);
-    assert_eq!(schedule.next_wakeup(start), Some(start + Duration::from_secs(20)));
+    let (mut schedule, begin) = (schedule(), Instant::now() + INTERVAL);
+    schedule.bind(&"apps", "pg", INTERVAL, Some(Duration::from_secs(10)), begin);
+    assert_eq!(schedule.next_wakeup(begin), Some(begin + Duration::from_secs(20)));
+}
+
+#[test]
+fn a_destination_that_does_not_answer_blocks_its_own_jobs_only_and_releases_them_together() {
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    for key in ["a", "b", "c"] {
+        schedule.bind(&key, "down", INTERVAL, None, begin);
+    }
+    let mut now = begin + GATHER;
+    while !schedule.blocked(&"a") {
+        for key in start(&mut schedule, now) {
+            schedule.finished(&key, Outcome::Silent, now);
+        }
+        now = schedule.next_wakeup(now).unwrap_or(now);
+    }
+    schedule.bind(&"d", "up", INTERVAL, None, now);
+    let mut probes = 0;
+    for _ in 0..12 {
+        let due = schedule.next_wakeup(now).unwrap_or(now);
+        assert!(due - now <= breaker::PROBE_CAP);
+        now = due;
+        for started in schedule.start_due(now) {
+            match started {
+                Start::Probe(destination) => {
+                    assert_eq!(destination, "down");
+                    probes += 1;
+                    schedule.probed("down", false, now);
+                }
+                Start::Run(key, _) => {
+                    assert_eq!(key, "d");
+                    schedule.finished(&key, Outcome::Written, now);
+                }
+            }
+        }
+    }
+    assert!(probes >= 3);
+    now = schedule.next_wakeup(now).unwrap_or(now);
+    assert_eq!(schedule.start_due(now), [Start::Probe("down".to_owned())]);
+    schedule.probed("down", true, now);
+    let mut released = Vec::new();
+    let end = now + RELEASE;
+    while now <= end {
+        for key in start(&mut schedule, now) {
+            schedule.finished(&key, Outcome::Written, now);
+            released.push(key);
+        }
+        now += GATHER;
+    }
+    released.sort_unstable();
+    assert_eq!(released, ["a", "b", "c"]);
+}
+
+#[test]
+fn a_terminal_failure_is_an_answer_and_blocks_nobody() {
+    let (mut schedule, mut now) = (schedule(), Instant::now());
+    schedule.bind(&"good", "pg", Duration::ZERO, None, now);
+    schedule.bind(&"bad", "pg", Duration::ZERO, None, now);
+    for _ in 0..2 * breaker::THRESHOLD {
+        now += GATHER;
+        for key in start(&mut schedule, now) {
+            let outcome = if key == "bad" { Outcome::Failed(Class::Terminal) } else { Outcome::Written };
+            schedule.finished(&key, outcome, now);
+        }
+        schedule.hurry(&"bad", now);
+        schedule.changed(&"good", now);
+    }
+    assert!(!schedule.blocked(&"good"));
+}
+
+#[test]
+fn audits_come_once_in_their_interval_spread_over_it_and_leave_a_waiting_change_alone() {
+    let limits = Limits { total: 8, per_destination: 8, audit_interval: Some(AUDIT) };
+    let (mut schedule, begin) = (Schedule::new(limits, 1), Instant::now());
+    let keys = ["a", "b", "c", "d"];
+    for key in keys {
+        schedule.bind(&key, "pg", 2 * AUDIT, None, begin);
+        assert_eq!(schedule.start_due(begin + GATHER), [Start::Run(key, Purpose::Deliver)]);
+        schedule.finished(&key, Outcome::Written, begin + GATHER);
+        schedule.changed(&key, begin + 2 * GATHER);
+    }
+    let mut audits = BTreeMap::new();
+    let mut now = begin + GATHER;
+    while let Some(due) = schedule.next_wakeup(now).filter(|due| *due < begin + 2 * AUDIT) {
+        now = due;
+        for started in schedule.start_due(now) {
+            let Start::Run(key, Purpose::Audit) = started else { panic!("{started:?}") };
+            audits.entry(key).or_insert_with(Vec::new).push(now);
+            schedule.finished(&key, Outcome::Intact, now);
+            assert_eq!(schedule.phase(&key), Some(Phase::Waiting(begin + GATHER + 2 * AUDIT)));
+        }
+    }
+    assert_eq!(audits.keys().copied().collect::<Vec<_>>(), keys);
+    assert!(audits.values().all(|times| times.len() == 2 && times[1] - times[0] == AUDIT));
+    let firsts: std::collections::BTreeSet<Instant> = audits.values().map(|times| times[0]).collect();
+    assert_eq!(firsts.len(), keys.len());
+}
+
+#[test]
+fn an_audit_that_is_asked_for_starts_at_once_and_one_that_repairs_counts_as_a_write() {
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let later = begin + 2 * INTERVAL;
+    schedule.audit_by(&key, later);
+    assert_eq!(schedule.start_due(later), [Start::Run(key, Purpose::Audit)]);
+    schedule.finished(&key, Outcome::Written, later);
+    schedule.changed(&key, later);
+    assert_eq!(schedule.next_wakeup(later), Some(later + INTERVAL));
+}
+
+#[test]
+fn a_write_whose_answer_was_lost_starts_the_interval_when_it_is_found() {
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let later = begin + 2 * INTERVAL;
+    schedule.changed(&key, later);
+    start(&mut schedule, later + GATHER);
+    schedule.finished(&key, Outcome::Silent, later + GATHER);
+    let retry = schedule.next_wakeup(later + GATHER).unwrap_or(later + GATHER);
+    assert_eq!(start(&mut schedule, retry), [key]);
+    schedule.finished(&key, Outcome::Unchanged, retry);
+    schedule.changed(&key, retry);
+    assert_eq!(schedule.next_wakeup(retry), Some(retry + INTERVAL));
 }

@@ -392,6 +392,22 @@ impl Sink for PostgresSink {
         Box::pin(async { self.settle(self.try_deliver(delta).await).await })
     }
 
+    fn audit<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<super::Audit, SinkError>> {
+        unimplemented!()
+    }
+
+    fn verify<'a>(&'a self, _: &'a Scope, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
+        unimplemented!()
+    }
+
+    fn leave<'a>(&'a self, _: &'a Scope, _: super::Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        unimplemented!()
+    }
+
+    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>> {
+        unimplemented!()
+    }
+
     fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
         Box::pin(async { self.settle(self.try_heartbeat(scopes).await).await })
     }

@@ -56,6 +56,8 @@ type Learned = (Seq, Option<Part>);
 pub struct Counts {
     /// Number of rows.
     pub rows: usize,
+    /// Length of their item texts, which is about that of a document of them.
+    pub bytes: usize,
     /// Their order-free digest.
     pub digest: Digest,
 }
@@ -80,6 +82,7 @@ pub struct TargetCounts {
 #[derive(Debug, Default)]
 struct Inner {
     rows: BTreeMap<RowId, Entry>,
+    item_bytes: usize,
     digest: Digest,
     seq: Seq,
     journal: Journal,
@@ -237,7 +240,7 @@ impl Table {
             slot.sanitized -= usize::from(entry.sanitized);
             let row =
                 Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace: entry.namespace, body: entry.body };
-            inner.digest.remove(canonical::row_hash(&row));
+            inner.discount(&row);
         }
         if inner.journaling() {
             inner.journal.removed(id, entry.seq, seq);
@@ -295,12 +298,26 @@ impl Inner {
         self.seq
     }
 
+    /// Adds a row to what is counted over the table.
+    fn account(&mut self, row: &Row) {
+        let (hash, bytes) = canonical::row_hash(row);
+        self.digest.add(hash);
+        self.item_bytes += bytes;
+    }
+
+    /// Takes a row out of what is counted over the table.
+    fn discount(&mut self, row: &Row) {
+        let (hash, bytes) = canonical::row_hash(row);
+        self.digest.remove(hash);
+        self.item_bytes = self.item_bytes.saturating_sub(bytes);
+    }
+
     fn journaling(&self) -> bool {
         self.readers.values().any(|reader| reader.hold.is_some())
     }
 
     fn counts(&self) -> Counts {
-        Counts { rows: self.rows.len(), digest: self.digest }
+        Counts { rows: self.rows.len(), bytes: self.item_bytes, digest: self.digest }
     }
 
     fn knowledge(&self) -> Knowledge {
@@ -415,7 +432,7 @@ impl Target {
         };
         let mut row =
             Row { origin: self.origin.clone(), uid: uid.clone(), namespace: namespace.clone(), body: body.clone() };
-        inner.digest.add(canonical::row_hash(&row));
+        inner.account(&row);
         let seq = inner.advance();
         self.table.shared.bytes.fetch_add(body.size(), Ordering::Relaxed);
         let entry = Entry { seq, namespace: namespace.clone(), body, mark, sanitized };
@@ -432,7 +449,7 @@ impl Target {
             repaired = usize::from(old.sanitized);
             row.namespace = old.namespace;
             row.body = old.body;
-            inner.digest.remove(canonical::row_hash(&row));
+            inner.discount(&row);
         } else {
             self.table.shared.rows.fetch_add(1, Ordering::Relaxed);
         }

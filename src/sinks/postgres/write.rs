@@ -150,6 +150,7 @@ pub(super) async fn write(
         written: u64::try_from(tally.inserted + tally.updated).unwrap_or(0),
         deleted: u64::try_from(tally.deleted).unwrap_or(0),
         bytes: tally.bytes,
+        refused: Vec::new(),
     })
 }
 

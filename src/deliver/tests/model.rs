@@ -1,0 +1,264 @@
+//! The whole engine against a naive model: random changes, failures, restarts, edits by hand, knowledge gained and lost.
+//!
+//! The real store, schedule and delivery task run in paused time; the model is a map of what the cluster has. Checked
+//! after every step: nothing that the cluster has is deleted, nothing that it never had is written, nothing is written
+//! twice, intervals hold. Checked at the end, when everything is known and answers: the sink equals the cluster.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestCaseError;
+
+use super::*;
+
+const PARTS: [&str; 3] = ["a", "b", "c"];
+const UIDS: u8 = 24;
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The cluster gets or changes an object. Its namespace follows from the UID, for that never changes.
+    Put { uid: u8, value: u8 },
+    /// The cluster loses an object; its UID never comes back.
+    Remove { uid: u8 },
+    /// A part is listed from its beginning to its end.
+    List { part: usize },
+    /// A part cannot be listed any more.
+    Forbid { part: usize },
+    /// The next deliveries fail.
+    Break { wrong: usize, times: usize },
+    /// The process is killed and started again.
+    Kill,
+    /// The interval of the inventory is edited.
+    Interval { seconds: u8 },
+    /// Somebody edits, deletes or adds a row by hand.
+    Tamper { uid: u8, how: u8 },
+    /// An audit is asked for.
+    Audit,
+    /// Time goes by.
+    Wait { seconds: u8 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..UIDS, any::<u8>()).prop_map(|(uid, value)| Step::Put { uid, value }),
+        3 => (0..UIDS).prop_map(|uid| Step::Remove { uid }),
+        3 => (0..PARTS.len()).prop_map(|part| Step::List { part }),
+        1 => (0..PARTS.len()).prop_map(|part| Step::Forbid { part }),
+        1 => (0..3usize, 1..8usize).prop_map(|(wrong, times)| Step::Break { wrong, times }),
+        1 => Just(Step::Kill),
+        1 => (0..40u8).prop_map(|seconds| Step::Interval { seconds }),
+        1 => (0..UIDS, 0..3u8).prop_map(|(uid, how)| Step::Tamper { uid, how }),
+        1 => Just(Step::Audit),
+        4 => (0..90u8).prop_map(|seconds| Step::Wait { seconds }),
+    ]
+}
+
+/// What the cluster has, ever had, and which of it this process watches.
+#[derive(Default)]
+struct Cluster {
+    objects: BTreeMap<u8, (usize, u8)>,
+    history: BTreeSet<(u8, u8)>,
+    gone: BTreeSet<u8>,
+    watched: BTreeSet<usize>,
+    mark: u32,
+}
+
+struct World {
+    cluster: Cluster,
+    sink: Arc<Memory>,
+    life: Bench,
+    interval: Duration,
+    revision: u64,
+    /// Deliveries that were looked at.
+    seen: usize,
+    last_write: Option<Instant>,
+    /// When something happened last that does not wait for the interval.
+    urgent: Instant,
+    tampered: bool,
+}
+
+fn namespace(part: usize) -> Namespace {
+    Namespace::new(PARTS[part])
+}
+
+fn life() -> Bench {
+    let bench = Bench::start();
+    bench.target.cover(&Coverage::Namespaces(Arc::new((0..PARTS.len()).map(namespace).collect())));
+    bench
+}
+
+impl World {
+    async fn new() -> Self {
+        let world = Self {
+            cluster: Cluster::default(),
+            sink: Memory::new(&[]),
+            life: life(),
+            interval: Duration::from_secs(30),
+            revision: 0,
+            seen: 0,
+            last_write: None,
+            urgent: Instant::now(),
+            tampered: false,
+        };
+        world.bind().await;
+        world
+    }
+
+    async fn bind(&self) {
+        self.life.bind(&self.sink, self.interval, &self.revision.to_string()).await;
+    }
+
+    fn apply(&self, uid: u8) {
+        if let Some((part, value)) =
+            self.cluster.objects.get(&uid).filter(|(part, _)| self.cluster.watched.contains(part))
+        {
+            let body = Body::new("x", format!("{{\"v\":{value}}}").as_bytes()).unwrap();
+            self.life.target.apply(&Uid::new(&format!("u{uid}")), &namespace(*part), body, false, self.cluster.mark);
+        }
+    }
+
+    fn list(&mut self, part: usize) {
+        self.cluster.watched.insert(part);
+        self.cluster.mark += 1;
+        let there: Vec<u8> =
+            self.cluster.objects.iter().filter(|(_, (place, _))| *place == part).map(|(uid, _)| *uid).collect();
+        for uid in there {
+            self.apply(uid);
+        }
+        self.life.target.sweep(|name| *name == namespace(part), self.cluster.mark);
+        self.urgent = Instant::now();
+    }
+
+    fn remove(&mut self, uid: u8) {
+        self.cluster.gone.insert(uid);
+        if let Some((part, _)) = self.cluster.objects.remove(&uid)
+            && self.cluster.watched.contains(&part)
+        {
+            self.life.target.remove(&Uid::new(&format!("u{uid}")));
+        }
+    }
+
+    async fn step(&mut self, step: &Step) {
+        match *step {
+            Step::Put { uid, value } => {
+                if !self.cluster.gone.contains(&uid) {
+                    self.cluster.objects.insert(uid, (usize::from(uid) % PARTS.len(), value));
+                    self.cluster.history.insert((uid, value));
+                    self.apply(uid);
+                }
+            }
+            Step::Remove { uid } => self.remove(uid),
+            Step::List { part } => self.list(part),
+            Step::Forbid { part } => {
+                self.cluster.watched.remove(&part);
+                self.life.target.forget(&namespace(part));
+            }
+            Step::Break { wrong, times } => {
+                let wrong = [Wrong::Refused(Class::Transient), Wrong::Silent, Wrong::Unheard][wrong];
+                self.sink.stored.lock().failures = vec![wrong; times];
+                // Written and not heard of is written again, as far as anybody can tell.
+                self.urgent = Instant::now();
+            }
+            Step::Kill => {
+                let dead = std::mem::replace(&mut self.life, life());
+                drop(dead);
+                self.cluster.watched.clear();
+                self.urgent = Instant::now();
+                self.bind().await;
+            }
+            Step::Interval { seconds } => {
+                self.interval = Duration::from_secs(seconds.into());
+                self.revision += 1;
+                self.urgent = Instant::now();
+                self.bind().await;
+            }
+            Step::Tamper { uid, how } => {
+                self.tampered = true;
+                self.sink.edit(|rows| {
+                    let key = row_key(&format!("u{uid}"));
+                    match how {
+                        0 => drop(rows.remove(&key)),
+                        1 => rows.values_mut().take(1).for_each(|cell| cell.content = b"edited".to_vec()),
+                        _ => {
+                            if let Some(cell) = rows.values().next().cloned() {
+                                rows.insert(row_key("stranger"), cell);
+                            }
+                        }
+                    }
+                });
+            }
+            Step::Audit => {
+                self.urgent = Instant::now();
+                self.life.deliveries.audit(object("apps")).await;
+            }
+            Step::Wait { seconds } => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    fn check(&mut self) -> Result<(), TestCaseError> {
+        let stored = self.sink.stored.lock();
+        for taken in stored.taken.iter().skip(self.seen) {
+            for key in &taken.deletes {
+                let there = self.cluster.objects.keys().any(|uid| row_key(&format!("u{uid}")) == *key);
+                prop_assert!(!there, "{key:?} was deleted, and the cluster has it");
+            }
+            if taken.rows > 0
+                && let Some(last) = self.last_write.replace(taken.at)
+            {
+                let early = taken.at < last + self.interval && self.urgent + GATHER < last;
+                // What an audit repairs does not wait.
+                prop_assert!(!early || self.tampered, "written {:?} after the last write", taken.at - last);
+            }
+        }
+        self.seen = stored.taken.len();
+        for (key, cell) in &stored.rows {
+            let had = |(uid, value): &(u8, u8)| {
+                row_key(&format!("u{uid}")) == *key && format!("{{\"v\":{value}}}").as_bytes() == cell.content
+            };
+            prop_assert!(self.tampered || self.cluster.history.iter().any(had), "{key:?} was never there");
+        }
+        Ok(())
+    }
+
+    /// Makes everything known and sound, and compares.
+    async fn settle(mut self) -> Result<(), TestCaseError> {
+        self.sink.stored.lock().failures.clear();
+        (0..PARTS.len()).for_each(|part| self.list(part));
+        tokio::time::sleep(REPROBE + 2 * self.interval + Duration::from_mins(2)).await;
+        self.life.deliveries.audit(object("apps")).await;
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        let want: BTreeMap<RowKey, Vec<u8>> = self
+            .cluster
+            .objects
+            .iter()
+            .map(|(uid, (_, value))| (row_key(&format!("u{uid}")), format!("{{\"v\":{value}}}").into_bytes()))
+            .collect();
+        prop_assert_eq!(&self.sink.stored.lock().contents(), &want);
+        let deliveries = self.sink.deliveries().len();
+        let report = self.life.deliveries.reports().get(&binding_key()).unwrap_or_default();
+        prop_assert!(report.is_current() && report.behind_since.is_none(), "{:?}", report);
+        // From now on nothing changes, and nothing is written.
+        tokio::time::sleep(3 * AUDIT).await;
+        prop_assert_eq!(self.sink.deliveries().len(), deliveries);
+        self.life.end().await;
+        Ok(())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_the_sink_ends_as_the_cluster_is(steps in proptest::collection::vec(step(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let mut world = World::new().await;
+            for step in &steps {
+                world.step(step).await;
+                world.check()?;
+            }
+            world.settle().await
+        })?;
+    }
+}
