@@ -2,15 +2,20 @@
 //!
 //! One task holds every object of ours ([`shelf`]) and a set of keys to reconcile. A reconcile reads as *resolve →
 //! validate → plan → apply → report*; it looks only at what is on the shelves, so it needs no I/O of its own and may run
-//! at any time, twice. What takes time, reading Secrets and writing statuses, runs beside it and wakes it up again.
+//! at any time, twice. What takes time (reading Secrets, probing sinks, writing) runs beside it and wakes it up again.
 //!
 //! Nothing is told to the other stages before all shelves are full: an operator that has just started knows nothing, and
 //! says so, instead of taking a missing target for a deleted one.
 
+mod connection_test;
+mod errand;
 mod inventory;
 mod overview;
+mod probe;
+mod resolve;
 mod secrets;
 mod shelf;
+mod sink;
 mod target;
 mod unserved;
 
@@ -27,17 +32,21 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
-    Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectTargetSpec,
+    Kind, KollectConnectionTestSpec, KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec,
+    KollectScopeSpec, KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
 use crate::metrics::{Controller, Metrics};
 use crate::model::{Namespace, ObjectKey};
 use crate::sinks;
+use crate::status::events::{EventWriter, between};
 use crate::status::{StatusWriter, Subject};
 use crate::store::Store;
 use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
+use errand::{Errand, Errands};
 pub use overview::Overview;
+use probe::Probes;
 use secrets::Secrets;
 use shelf::{News, Notice, Shelf};
 
@@ -68,6 +77,8 @@ pub struct Parts {
     pub registry: Arc<sinks::Registry>,
     /// Writes statuses.
     pub statuses: StatusWriter,
+    /// Writes Events.
+    pub events: EventWriter,
 }
 
 /// Our own objects.
@@ -78,6 +89,7 @@ struct Shelves {
     inventories: Shelf<KollectInventorySpec>,
     databases: Shelf<KollectDatabaseSinkSpec>,
     scopes: Shelf<KollectScopeSpec>,
+    tests: Shelf<KollectConnectionTestSpec>,
     /// Kinds that only get told that they are not served.
     others: BTreeMap<Kind, Shelf<Value>>,
     namespaces: BTreeMap<Namespace, NamespaceFacts>,
@@ -103,10 +115,16 @@ pub struct Control {
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
     inventories: BTreeMap<ObjectKey, inventory::State>,
+    sinks: BTreeMap<ObjectKey, sink::State>,
+    tests: BTreeMap<ObjectKey, connection_test::State>,
+    probes: Probes,
+    errands: Errands,
     overview: Arc<Overview>,
     written: HashMap<Subject, Written>,
     /// Objects whose numbers wait for their turn, and when that is.
     deferred: BTreeMap<Subject, Instant>,
+    /// Objects to be reconciled at a certain time, whatever happens before.
+    alarms: BTreeMap<Subject, Instant>,
     ready: bool,
 }
 
@@ -123,6 +141,8 @@ impl Control {
     pub fn new(parts: Parts) -> Self {
         let secrets = Secrets::new(parts.client.clone());
         let overview = Overview::new(parts.store.clone());
+        let probes = Probes::new(parts.metrics.clone());
+        let errands = Errands::new(parts.client.clone(), parts.metrics.clone());
         Self {
             parts,
             overview,
@@ -133,8 +153,13 @@ impl Control {
             work: BTreeSet::new(),
             targets: BTreeMap::new(),
             inventories: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            tests: BTreeMap::new(),
+            probes,
+            errands,
             written: HashMap::new(),
             deferred: BTreeMap::new(),
+            alarms: BTreeMap::new(),
             ready: false,
         }
     }
@@ -186,6 +211,11 @@ impl Control {
                     let news = reports.drain();
                     self.queue_inventories(|key| news.contains(key));
                 }
+                probed = self.probes.next() => self.take_probe(probed?),
+                errand = self.errands.next() => {
+                    let (subject, again) = errand?;
+                    self.look_again(subject, again);
+                }
                 () = streams.health_changed() => self.queue_targets(|_| true),
                 _ = discovery.tick() => self.discover().await,
                 _ = tick.tick() => self.look(),
@@ -213,6 +243,7 @@ impl Control {
                     Kind::Inventory => shelves.inventories.take(event),
                     Kind::DatabaseSink => shelves.databases.take(event),
                     Kind::Scope => shelves.scopes.take(event),
+                    Kind::ConnectionTest => shelves.tests.take(event),
                     other => shelves.others.entry(other).or_default().take(event),
                 };
                 (kind, keys)
@@ -224,8 +255,8 @@ impl Control {
                     self.concern(kind, &key);
                     self.work.insert((kind, key));
                 }
-                // An inventory waits for its destination to be on record.
-                News::Status if kind == Kind::Inventory => {
+                // An inventory waits for its destination to be on record, a test for its result.
+                News::Status if matches!(kind, Kind::Inventory | Kind::ConnectionTest) => {
                     self.work.insert((kind, key));
                 }
                 News::Status => {}
@@ -242,17 +273,23 @@ impl Control {
                 self.queue_targets(here);
                 self.queue_inventories(here);
             }
-            Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => self.queue_inventories(here),
+            Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => {
+                self.queue_inventories(here);
+                self.queue_tests(here);
+            }
             _ => {}
         }
     }
 
-    /// Queues the inventories whose sinks point at these Secrets.
+    /// Queues the sinks that point at these Secrets, and what uses them.
     fn concern_secrets(&mut self, changed: &BTreeSet<ObjectKey>) {
         let sinks = self.shelves.databases.iter();
-        let pointing = sinks.filter(|(key, sink)| inventory::points_at(key, sink, changed));
-        let namespaces: BTreeSet<Namespace> = pointing.map(|(key, _)| key.namespace.clone()).collect();
+        let pointing = sinks.filter(|(key, sink)| resolve::points_at(key, sink, changed));
+        let pointing: Vec<ObjectKey> = pointing.map(|(key, _)| key.clone()).collect();
+        let namespaces: BTreeSet<Namespace> = pointing.iter().map(|key| key.namespace.clone()).collect();
+        self.work.extend(pointing.into_iter().map(|key| (Kind::DatabaseSink, key)));
         self.queue_inventories(|key| namespaces.contains(&key.namespace));
+        self.queue_tests(|key| namespaces.contains(&key.namespace));
     }
 
     fn queue_targets(&mut self, which: impl Fn(&ObjectKey) -> bool) {
@@ -263,6 +300,31 @@ impl Control {
     fn queue_inventories(&mut self, which: impl Fn(&ObjectKey) -> bool) {
         let keys = self.shelves.inventories.iter().map(|(key, _)| key).filter(|key| which(key));
         self.work.extend(keys.map(|key| (Kind::Inventory, key.clone())));
+    }
+
+    fn queue_tests(&mut self, which: impl Fn(&ObjectKey) -> bool) {
+        let keys = self.shelves.tests.iter().map(|(key, _)| key).filter(|key| which(key));
+        self.work.extend(keys.map(|key| (Kind::ConnectionTest, key.clone())));
+    }
+
+    fn take_probe(&mut self, probed: probe::Probed) {
+        match probed.subject.0 {
+            Kind::ConnectionTest => self.take_test_probe(probed),
+            _ => self.take_sink_probe(probed),
+        }
+    }
+
+    /// Asks for a write of an object; looks at the object again when there is no place for it.
+    fn send(&mut self, subject: Subject, errand: Errand) {
+        let again = self.errands.ask(subject.clone(), errand);
+        self.look_again(subject, again);
+    }
+
+    /// Queues an object after a pause, if there is one.
+    fn look_again(&mut self, subject: Subject, pause: Option<Duration>) {
+        if let Some(pause) = pause {
+            self.alarms.insert(subject, Instant::now() + pause);
+        }
     }
 
     async fn discover(&mut self) {
@@ -314,6 +376,8 @@ impl Control {
         match kind {
             Kind::Target => self.reconcile_target(key),
             Kind::Inventory => self.reconcile_inventory(key).await,
+            Kind::DatabaseSink => self.reconcile_database_sink(key),
+            Kind::ConnectionTest => self.reconcile_connection_test(key),
             _ => self.reconcile_unserved(kind, key),
         }
     }
@@ -339,8 +403,27 @@ impl Control {
             }
         }
         self.deferred.remove(&subject);
+        self.tell_events(&subject, current, &status);
         self.parts.statuses.put(subject.clone(), status.clone());
         self.written.insert(subject, Written { status, substance, at: now });
+    }
+
+    /// Returns the status that an object has or is about to get.
+    fn reported<'a>(&'a self, subject: &Subject, current: &'a Value) -> &'a Value {
+        self.written.get(subject).map_or(current, |written| &written.status)
+    }
+
+    /// Asks for the Events of a new status.
+    fn tell_events(&self, subject: &Subject, current: &Value, status: &Value) {
+        let Some(uid) = self.shelves.uid(subject) else { return };
+        let conditions = |status: &Value| {
+            let conditions = status.get("conditions").cloned().unwrap_or_default();
+            serde_json::from_value::<Vec<_>>(conditions).unwrap_or_default()
+        };
+        let before = conditions(self.reported(subject, current));
+        for happening in between(subject.0, &before, &conditions(status)) {
+            self.parts.events.put(subject.clone(), uid, happening);
+        }
     }
 
     /// Forgets what an object that is gone was given.
@@ -364,6 +447,7 @@ impl Control {
         self.work.extend(moved.into_iter().map(|key| (Kind::Target, key)));
         let now = Instant::now();
         self.work.extend(self.deferred.iter().filter(|(_, turn)| **turn <= now).map(|(subject, _)| subject.clone()));
+        self.work.extend(self.alarms.extract_if(.., |_, at| *at <= now).map(|(subject, _)| subject));
     }
 
     fn now() -> Time {
@@ -386,6 +470,20 @@ fn controller(kind: Kind) -> Option<Controller> {
 }
 
 impl Shelves {
+    /// Returns the UID of an object.
+    fn uid(&self, (kind, key): &Subject) -> Option<&str> {
+        let uid = match kind {
+            Kind::Profile => self.profiles.get(key)?.uid(),
+            Kind::Target => self.targets.get(key)?.uid(),
+            Kind::Inventory => self.inventories.get(key)?.uid(),
+            Kind::DatabaseSink => self.databases.get(key)?.uid(),
+            Kind::Scope => self.scopes.get(key)?.uid(),
+            Kind::ConnectionTest => self.tests.get(key)?.uid(),
+            other => self.others.get(other)?.get(key)?.uid(),
+        };
+        Some(uid)
+    }
+
     /// Tells whether every first list is complete.
     fn synced(&self) -> bool {
         self.profiles.synced()
@@ -393,17 +491,11 @@ impl Shelves {
             && self.inventories.synced()
             && self.databases.synced()
             && self.scopes.synced()
+            && self.tests.synced()
             && self.namespaces_listed
-            && [
-                Kind::ClusterTarget,
-                Kind::ClusterScope,
-                Kind::SnapshotSink,
-                Kind::EventSink,
-                Kind::ClusterInventory,
-                Kind::ConnectionTest,
-            ]
-            .iter()
-            .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+            && [Kind::ClusterTarget, Kind::ClusterScope, Kind::SnapshotSink, Kind::EventSink, Kind::ClusterInventory]
+                .iter()
+                .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
     }
 
     /// Takes an event of a namespace in; tells whether anything that matters changed.

@@ -32,6 +32,7 @@ use crate::sinks::Registry;
 use crate::sinks::netguard::Guard;
 use crate::sinks::postgres::{PostgresPools, Writer};
 use crate::status::StatusWriter;
+use crate::status::events::EventWriter;
 use crate::store::Store;
 use crate::watch::{Bounds, Settings, WatchSet};
 
@@ -119,6 +120,8 @@ async fn work(
     let seed = RandomState::new().hash_one(std::process::id());
     let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics.clone(), limits, seed);
     let statuses = StatusWriter::new(client.clone(), metrics.clone());
+    let events = EventWriter::new(client.clone(), metrics.clone());
+    metrics.read_from(&events.sizes());
     let reports = Arc::new(deliveries.reports().clone());
     let rows = Arc::new(store.clone());
     metrics.read_from(&watch);
@@ -133,6 +136,7 @@ async fn work(
         deliveries,
         registry: registry.clone(),
         statuses: statuses.clone(),
+        events: events.clone(),
     });
 
     let overview = control.overview().clone();
@@ -145,6 +149,7 @@ async fn work(
     deliver.spawn(deliverer.run(delivering.clone()));
     let mut report: JoinSet<Result<(), JoinError>> = JoinSet::new();
     report.spawn(statuses.run(reporting.clone()));
+    report.spawn(events.run(reporting.clone()));
 
     let early = tokio::select! {
         () = stop.cancelled() => None,

@@ -1,7 +1,10 @@
 //! Writes the status of our own objects: server-side apply, the newest value of each object, a few at a time.
 //!
 //! Whoever has something to report [puts](StatusWriter::put) it and goes on. A value that is put while an older one of
-//! the same object waits takes its place, so that the queue is bounded by the number of objects.
+//! the same object waits takes its place, so that the queue is bounded by the number of objects. A change of conditions
+//! that people want to hear of becomes an Event as well, in [`events`].
+
+pub mod events;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

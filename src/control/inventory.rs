@@ -11,29 +11,24 @@ use jiff::Timestamp;
 use report::{SinkState, SinkView, degraded, findings, substance};
 
 use super::Control;
-use super::secrets::{Content, Lookup, SHARED_WITH};
+use super::resolve::{Failing, Obstacle, Resolved, STARTING};
 use super::shelf::Object;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
-use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
 use crate::api::v1alpha1::{
     Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
-    SecretRef,
 };
-use crate::config::CrossNamespaceSecrets;
 use crate::deliver::Binding;
-use crate::error::{Class, Classify, chain};
+use crate::error::Class;
 use crate::export::Scope;
-use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, Namespace, ObjectKey, SinkKey, Uid};
+use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
 use crate::sinks::Sink;
-use crate::sinks::postgres::{PostgresConfig, Provisioning, TlsConfig};
+use crate::sinks::postgres::PostgresConfig;
 use crate::validate;
 
 /// From so many rows on, splitting an inventory is advised.
 const SHARD_WARNING_ROWS: usize = 1800;
 /// A write that is older than this by the clock of the status is taken over after a restart.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
-/// What is said of a binding between its resolution and its first delivery.
-const STARTING: &str = "the first delivery is being prepared: Secrets, lists, the destination";
 /// A waiting change is not behind before its interval is over by this.
 const SYNC_GRACE: Duration = Duration::from_secs(30);
 
@@ -50,29 +45,6 @@ struct Bound {
     /// What it was bound with; empty until the destination is on record.
     revision: String,
     destination: Destination,
-}
-
-/// A reference that cannot be bound, or not yet.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Obstacle {
-    /// Something is wrong, and this is what to do.
-    Refused(Failing),
-    /// It takes another round: a Secret is being read, or the destination recorded.
-    Wait(&'static str),
-}
-
-/// What is wrong with a binding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Failing {
-    reason: &'static str,
-    class: Class,
-    message: String,
-}
-
-impl Obstacle {
-    fn refused(reason: &'static str, message: String) -> Self {
-        Self::Refused(Failing { reason, class: Class::Terminal, message })
-    }
 }
 
 /// One reference of the spec, resolved as far as it goes.
@@ -205,15 +177,14 @@ impl Control {
         interval: Duration,
         state: &mut State,
     ) -> Result<(), Obstacle> {
-        let (config, cluster, versions) = self.postgres_config(&key.sink, sink)?;
+        let Resolved { config, cluster, versions } = self.postgres_config(&key.sink, sink)?;
         let revision =
             format!("{}/{}/{}/{}/{versions}", inventory.uid(), inventory.generation(), sink.uid(), sink.generation());
         if state.bindings.get(&key).is_some_and(|bound| bound.revision == revision) {
             return Ok(());
         }
-        let opened = self.parts.registry.postgres(&config).map_err(|error| {
-            Obstacle::Refused(Failing { reason: error.reason(), class: error.class(), message: chain(&error) })
-        })?;
+        let opened = self.parts.registry.postgres(&config);
+        let opened = opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))?;
         // Where rows go is on record before the first one goes there (D7): it can then be found again.
         let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
         let destination = destination(&key, &cluster, &config, &*opened);
@@ -241,54 +212,6 @@ impl Control {
         self.parts.deliveries.bind(binding, idle_for).await;
         state.bindings.insert(key, Bound { revision, destination });
         Ok(())
-    }
-
-    /// Resolves a Postgres sink with its Secrets; returns its cluster and the versions of the Secrets as well.
-    fn postgres_config(
-        &self,
-        key: &SinkKey,
-        sink: &Object<KollectDatabaseSinkSpec>,
-    ) -> Result<(PostgresConfig, Cluster, String), Obstacle> {
-        let kind = "KollectDatabaseSink";
-        let name = key.object.name.as_str();
-        let spec = sink
-            .spec
-            .as_ref()
-            .map_err(|error| Obstacle::refused(reasons::INVALID_SPEC, format!("{kind} {name:?}: {error}")))?;
-        if let Some(unserved) = validate::not_served::message(&validate::not_served::database_sink(spec)) {
-            return Err(Obstacle::refused(reasons::NOT_SERVED, format!("{kind} {name:?}: {unserved}")));
-        }
-        let postgres = validate::postgres(spec)
-            .map_err(|errors| Obstacle::refused(reasons::INVALID_SPEC, format!("{kind} {name:?}: {errors}")))?;
-        let mut secrets = SecretReader { control: self, sink: key, versions: Vec::new() };
-        let content = secrets.read("spec.postgres.databaseRef", &postgres.database_ref)?;
-        let keys = ["dsn", "url", "connectionString", "DATABASE_URL"];
-        let dsn = secrets.value("spec.postgres.databaseRef", &postgres.database_ref, &content, &keys)?;
-        let tls = secrets.tls(&postgres.tls)?;
-        let config = PostgresConfig {
-            dsn,
-            schema: postgres.schema,
-            table: postgres.table,
-            state_table: Some(postgres.state_table),
-            provisioning: match postgres.provisioning {
-                ProvisioningMode::Ensure => Provisioning::Ensure,
-                ProvisioningMode::Existing => Provisioning::Existing,
-            },
-            tls,
-            statement_timeout: postgres.statement_timeout,
-            lock_timeout: postgres.lock_timeout,
-        };
-        Ok((config, postgres.cluster, secrets.versions.join(",")))
-    }
-
-    /// Lets go of Secrets that no sink points at any more.
-    fn forget_secrets(&self) {
-        let mut wanted = BTreeSet::new();
-        for (key, sink) in self.shelves.databases.iter() {
-            let Ok(spec) = &sink.spec else { continue };
-            wanted.extend(secret_refs(spec).map(|secret| secret_key(&key.namespace, secret)));
-        }
-        self.secrets.retain(&wanted);
     }
 
     fn report_inventory(
@@ -378,75 +301,6 @@ impl Control {
     }
 }
 
-/// Reads the Secrets of one sink, and notes their versions.
-struct SecretReader<'a> {
-    control: &'a Control,
-    sink: &'a SinkKey,
-    versions: Vec<String>,
-}
-
-impl SecretReader<'_> {
-    fn failed(&self, field: &str, what: &str) -> Obstacle {
-        let message = format!("KollectDatabaseSink {:?}: {field}: {what}", self.sink.object.name.as_str());
-        Obstacle::refused(reasons::SECRET_RESOLVE_FAILED, message)
-    }
-
-    fn read(&mut self, field: &str, secret: &SecretRef) -> Result<Arc<Content>, Obstacle> {
-        let own = &self.sink.object.namespace;
-        let key = secret_key(own, secret);
-        match self.control.secrets.get(&key) {
-            Lookup::Pending => Err(Obstacle::Wait(STARTING)),
-            Lookup::Missing => Err(self.failed(field, &format!("there is no Secret {key}; create it"))),
-            Lookup::Failed(error) => Err(self.failed(field, &format!("failed to read Secret {key}: {error}"))),
-            Lookup::Found(content) => {
-                let any = self.control.parts.config.network.cross_namespace_secrets == CrossNamespaceSecrets::Any;
-                if key.namespace != *own && !any && !content.shared_with(own) {
-                    let what = format!(
-                        "Secret {key} is not shared with namespace {:?}; annotate it with {SHARED_WITH}: {:?}",
-                        own.as_str(),
-                        own.as_str()
-                    );
-                    return Err(self.failed(field, &what));
-                }
-                self.versions.push(content.version.clone());
-                Ok(content)
-            }
-        }
-    }
-
-    fn value(
-        &self,
-        field: &str,
-        secret: &SecretRef,
-        content: &Content,
-        keys: &[&str],
-    ) -> Result<crate::secret::Secret, Obstacle> {
-        content.first(keys).ok_or_else(|| {
-            let what = format!("Secret {:?} has none of the keys {}", secret.name, keys.join(", "));
-            self.failed(field, &what)
-        })
-    }
-
-    fn tls(&mut self, tls: &Tls) -> Result<TlsConfig, Obstacle> {
-        let mut config = TlsConfig { insecure_skip_verify: tls.insecure_skip_verify, ..TlsConfig::default() };
-        if let Some(bundle) = &tls.ca_bundle {
-            config.ca_pem = Some(bundle.0.clone());
-        } else if let Some(secret) = &tls.ca_secret_ref {
-            let content = self.read("spec.tls.caSecretRef", secret)?;
-            let keys = ["tls.crt", "ca.crt", "ca.pem"];
-            let pem = self.value("spec.tls.caSecretRef", secret, &content, &keys)?;
-            config.ca_pem = Some(pem.expose().as_bytes().to_vec());
-        }
-        if let Some(secret) = &tls.client_secret_ref {
-            let content = self.read("spec.tls.clientSecretRef", secret)?;
-            let certificate = self.value("spec.tls.clientSecretRef", secret, &content, &["tls.crt"])?;
-            config.client_cert_pem = Some(certificate.expose().as_bytes().to_vec());
-            config.client_key_pem = Some(self.value("spec.tls.clientSecretRef", secret, &content, &["tls.key"])?);
-        }
-        Ok(config)
-    }
-}
-
 /// Returns what is put on record of a place before it is written to.
 fn destination(key: &BindingKey, cluster: &Cluster, config: &PostgresConfig, sink: &dyn Sink) -> Destination {
     let there = sink.destination();
@@ -466,27 +320,4 @@ fn destination(key: &BindingKey, cluster: &Cluster, config: &PostgresConfig, sin
 /// Tells whether two entries of `status.destinations` have one key.
 fn same_place(one: &Destination, other: &Destination) -> bool {
     one.id == other.id && one.cluster == other.cluster
-}
-
-/// Tells whether a sink points at one of these Secrets.
-pub(super) fn points_at(
-    key: &ObjectKey,
-    sink: &Object<KollectDatabaseSinkSpec>,
-    secrets: &BTreeSet<ObjectKey>,
-) -> bool {
-    let Ok(spec) = &sink.spec else { return false };
-    secret_refs(spec).any(|secret| secrets.contains(&secret_key(&key.namespace, secret)))
-}
-
-fn secret_key(own: &Namespace, secret: &SecretRef) -> ObjectKey {
-    let namespace =
-        if secret.namespace.trim().is_empty() { own.clone() } else { Namespace::new(secret.namespace.trim()) };
-    ObjectKey::new(namespace, Name::new(secret.name.as_str()))
-}
-
-/// Returns every Secret that a sink points at.
-fn secret_refs(spec: &KollectDatabaseSinkSpec) -> impl Iterator<Item = &SecretRef> {
-    let tls = spec.common.tls.iter();
-    let own = spec.postgres.iter().map(|postgres| &postgres.database_ref);
-    own.chain(tls.flat_map(|tls| tls.ca_secret_ref.iter().chain(tls.client_secret_ref.iter())))
 }

@@ -11,6 +11,7 @@ mod config;
 mod connect;
 mod dsn;
 mod error;
+mod preview;
 mod recover;
 mod schema;
 mod state;
@@ -30,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub use config::{LOCK_TIMEOUT, PostgresConfig, Provisioning, STATEMENT_TIMEOUT, TlsConfig};
+pub use preview::{expected_ddl, remarks};
 
 use config::Names;
 use connect::{IDLE_LIMIT, Lease, Pool, in_time};

@@ -17,4 +17,6 @@ mod postgres;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod sinks;
+#[cfg(test)]
 mod support;

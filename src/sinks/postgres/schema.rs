@@ -226,9 +226,8 @@ pub(super) async fn look(
 async fn create(client: &Client, names: &Names, deadline: Instant) -> Result<(), PostgresError> {
     let lock = format!("kollect {}.{}", names.schema, names.table).replace('\'', "''");
     let script = format!(
-        "BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock(hashtextextended('{lock}', 0)); {}; {}; COMMIT",
-        DATA.create(&names.data()),
-        STATE.create(&names.state()),
+        "BEGIN; SET LOCAL lock_timeout = '10s'; SELECT pg_advisory_xact_lock(hashtextextended('{lock}', 0)); {}; COMMIT",
+        create_statements(names).join("; "),
     );
     let doing = || format!("create table {}", names.data());
     let created = in_time(deadline, doing, client.batch_execute(&script)).await;
@@ -240,6 +239,11 @@ async fn create(client: &Client, names: &Names, deadline: Instant) -> Result<(),
         Err(error) if error.state().is_some_and(|state| ["23505", "42P07"].contains(&state.code())) => Ok(()),
         other => other,
     }
+}
+
+/// Returns what creates the table of rows, and what creates that of states. Neither does anything where there is one.
+pub(super) fn create_statements(names: &Names) -> [String; 2] {
+    [DATA.create(&names.data()), STATE.create(&names.state())]
 }
 
 /// Decides from what the catalog says. Pure.
