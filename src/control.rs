@@ -59,6 +59,9 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// How often counts are compared with what the statuses show.
 const TICK: Duration = Duration::from_secs(1);
 
+/// The inventory namespace of the rows of cluster inventories.
+const CLUSTER: &str = "cluster";
+
 /// What the control stage works with.
 pub struct Parts {
     /// The API server.
@@ -210,6 +213,7 @@ impl Control {
                 () = reports.changed() => {
                     let news = reports.drain();
                     self.queue_inventories(|key| news.contains(key));
+                    self.leave_strays().await;
                 }
                 probed = self.probes.next() => self.take_probe(probed?),
                 errand = self.errands.next() => {
@@ -496,6 +500,13 @@ impl Shelves {
             && [Kind::ClusterTarget, Kind::ClusterScope, Kind::SnapshotSink, Kind::EventSink, Kind::ClusterInventory]
                 .iter()
                 .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+    }
+
+    /// Returns the cluster inventory whose rows stand under this key, which has the namespace `cluster`.
+    fn cluster_inventory<'a>(&self, key: &'a ObjectKey) -> Option<&'a str> {
+        let own = ObjectKey::new(Namespace::new(""), key.name.clone());
+        let there = self.others.get(&Kind::ClusterInventory).and_then(|shelf| shelf.get(&own));
+        there.filter(|_| key.namespace.as_str() == CLUSTER).map(|_| key.name.as_str())
     }
 
     /// Takes an event of a namespace in; tells whether anything that matters changed.

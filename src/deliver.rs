@@ -29,6 +29,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use limits::SHARD_WARNING_ROWS;
 pub use report::{Departure, Failure, Report, Reports};
 
 use crate::error::{Class, Classify, chain};

@@ -1,13 +1,16 @@
 //! KollectInventory: which sinks get the rows of a namespace.
 
+mod places;
 mod report;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
 
+use places::{Left, Way, policy};
 use report::{SinkState, SinkView, degraded, findings, substance};
 
 use super::Control;
@@ -17,7 +20,7 @@ use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons,
 use crate::api::v1alpha1::{
     Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
 };
-use crate::deliver::Binding;
+use crate::deliver::{Binding, Place, SHARD_WARNING_ROWS};
 use crate::error::Class;
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
@@ -25,8 +28,10 @@ use crate::sinks::Sink;
 use crate::sinks::postgres::PostgresConfig;
 use crate::validate;
 
-/// From so many rows on, splitting an inventory is advised.
-const SHARD_WARNING_ROWS: usize = 1800;
+/// Asks for an audit of every sink of the inventory.
+const AUDIT_NOW: &str = "kollect.dev/audit-now";
+/// Asks for the delivery of what waits.
+const EXPORT_NOW: &str = "kollect.dev/export-now";
 /// A write that is older than this by the clock of the status is taken over after a restart.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
 /// A waiting change is not behind before its interval is over by this.
@@ -36,7 +41,29 @@ const SYNC_GRACE: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub(super) struct State {
     bindings: BTreeMap<BindingKey, Bound>,
-    warned: bool,
+    /// The way to each place that was ever bound, for when its sink or Secret is gone: by id and cluster.
+    ways: BTreeMap<(String, String), Way>,
+    /// What the annotations said when they were looked at last.
+    asked: Option<Asked>,
+}
+
+/// Annotations by which a person asks for something, once with each new value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Asked {
+    audit: Option<String>,
+    export: Option<String>,
+}
+
+impl Asked {
+    fn of(object: &Object<KollectInventorySpec>) -> Self {
+        let value = |name| object.meta.annotations.as_ref().and_then(|all| all.get(name)).cloned();
+        Self { audit: value(AUDIT_NOW), export: value(EXPORT_NOW) }
+    }
+}
+
+/// Tells whether a new value was given.
+fn is_new(before: Option<&String>, after: Option<&String>) -> bool {
+    after.is_some_and(|after| !after.trim().is_empty() && before != Some(after))
 }
 
 /// A binding that the delivery stage has been told of.
@@ -54,21 +81,82 @@ struct Ref {
     interval: Duration,
 }
 
+impl Ref {
+    /// Tells whether it is known where the reference leads.
+    fn is_settled(&self) -> bool {
+        match &self.outcome {
+            Ok(()) => true,
+            // A family that is not served leads nowhere that rows could be.
+            Err(Obstacle::Refused(_)) => self.sink.family != Family::Database,
+            Err(Obstacle::Wait(_)) => false,
+        }
+    }
+}
+
 impl Control {
     pub(super) async fn reconcile_inventory(&mut self, key: &InventoryKey) -> Option<Class> {
         let Some(object) = self.shelves.inventories.get(key).cloned() else {
             if let Some(state) = self.inventories.remove(key) {
                 self.unbind(state.bindings.into_keys()).await;
             }
+            self.parts.deliveries.reports().forget_departures(key);
             self.forget(&(Kind::Inventory, key.clone()));
             self.forget_secrets();
             return None;
         };
         let mut state = self.inventories.remove(key).unwrap_or_default();
-        let refs = self.bind_refs(key, &object, &mut state).await;
-        let class = self.report_inventory(key, &object, &refs, &mut state);
+        let recorded = places::recorded(&object);
+        let class = if object.meta.deletion_timestamp.is_some() {
+            self.end_inventory(key, &object, &recorded, &mut state).await
+        } else {
+            let refs = self.bind_refs(key, &object, &mut state).await;
+            let settled = refs.as_ref().is_ok_and(|refs| refs.iter().all(Ref::is_settled));
+            let left = if settled { self.leave_unused(key, &object, &recorded, &state).await } else { Left::default() };
+            self.ask(key, &object, &mut state).await;
+            self.hold_deletion(key, &object, &recorded);
+            self.report_inventory(key, &object, &refs, &left, &state)
+        };
         self.inventories.insert(key.clone(), state);
         class
+    }
+
+    /// Leaves every place of a deleted inventory, and then lets it go.
+    async fn end_inventory(
+        &mut self,
+        key: &InventoryKey,
+        object: &Object<KollectInventorySpec>,
+        recorded: &[Destination],
+        state: &mut State,
+    ) -> Option<Class> {
+        self.unbind(std::mem::take(&mut state.bindings).into_keys()).await;
+        let left = self.leave_unused(key, object, recorded, state).await;
+        if left.pending == 0 {
+            for there in &left.stranded {
+                tracing::warn!(inventory = %key, cluster = there.cluster, destination = there.description, "rows stay: no sink leads there");
+            }
+            self.release_deletion(key, object);
+            return None;
+        }
+        let failing = left.failing.clone().unwrap_or_else(|| Failing {
+            reason: reasons::PROGRESSING,
+            class: Class::Transient,
+            message: "the inventory is deleted: its rows are being removed from its sinks".to_owned(),
+        });
+        let class = failing.class;
+        self.report_inventory(key, object, &Err(failing), &left, state);
+        Some(class)
+    }
+
+    /// Does what the annotations ask for. Those that a start of the process finds have been obeyed by the start itself.
+    async fn ask(&self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
+        let asked = Asked::of(object);
+        let before = state.asked.replace(asked.clone()).unwrap_or_else(|| asked.clone());
+        if is_new(before.audit.as_ref(), asked.audit.as_ref()) {
+            self.parts.deliveries.audit(key.clone()).await;
+        }
+        if is_new(before.export.as_ref(), asked.export.as_ref()) {
+            self.parts.deliveries.hurry(key.clone()).await;
+        }
     }
 
     async fn unbind(&self, keys: impl IntoIterator<Item = BindingKey>) {
@@ -97,7 +185,8 @@ impl Control {
                 .scopes
                 .within(&key.namespace)
                 .next()
-                .map(|(scope, _)| failing(reasons::NOT_SERVED, validate::not_served::scope(scope).to_string())),
+                .map(|(scope, _)| failing(reasons::NOT_SERVED, validate::not_served::scope(scope).to_string()))
+                .or_else(|| self.name_conflict(key)),
         };
         let spec = match (refused, &object.spec) {
             (None, Ok(spec)) => spec,
@@ -125,6 +214,17 @@ impl Control {
             self.parts.deliveries.unbind(binding).await;
         }
         Ok(refs)
+    }
+
+    /// Refuses an inventory whose rows would be those of a cluster inventory (D9): that one wins.
+    fn name_conflict(&self, key: &InventoryKey) -> Option<Failing> {
+        self.shelves.cluster_inventory(key).map(|name| Failing {
+            reason: reasons::NAME_CONFLICT,
+            class: Class::Terminal,
+            message: format!(
+                "rows of KollectClusterInventory {name:?} have the same inventory namespace and name; rename one of the two"
+            ),
+        })
     }
 
     async fn bind_ref(
@@ -156,7 +256,8 @@ impl Control {
                     let own = database.spec.as_ref().ok().and_then(|spec| spec.common.export_min_interval);
                     interval = sink.export_min_interval.or(own).unwrap_or(spec.export_min_interval).get();
                     let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
-                    self.bind_database(binding, object, &database.clone(), interval, state).await
+                    let ceiling = sink.max_export_bytes.or(spec.max_export_bytes);
+                    self.bind_database(binding, object, &database.clone(), (interval, ceiling), state).await
                 }
             },
         };
@@ -174,7 +275,7 @@ impl Control {
         key: BindingKey,
         inventory: &Object<KollectInventorySpec>,
         sink: &Object<KollectDatabaseSinkSpec>,
-        interval: Duration,
+        (interval, ceiling): (Duration, Option<i64>),
         state: &mut State,
     ) -> Result<(), Obstacle> {
         let Resolved { config, cluster, versions } = self.postgres_config(&key.sink, sink)?;
@@ -188,6 +289,9 @@ impl Control {
         // Where rows go is on record before the first one goes there (D7): it can then be found again.
         let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
         let destination = destination(&key, &cluster, &config, &*opened);
+        let wanted = sink.spec.as_ref().ok().and_then(|spec| spec.deletion_policy);
+        let way = Way { sink: opened.clone(), leave: policy(wanted) };
+        state.ways.insert((destination.id.clone(), destination.cluster.clone()), way);
         if !recorded.destinations.iter().any(|there| same_place(there, &destination)) {
             state.bindings.insert(key, Bound { revision: String::new(), destination });
             return Err(Obstacle::Wait(STARTING));
@@ -206,7 +310,7 @@ impl Control {
             scope: Arc::new(scope),
             interval,
             generation: inventory.generation(),
-            max_row_bytes: None,
+            max_row_bytes: ceiling.and_then(|bytes| NonZeroU64::new(bytes.unsigned_abs())),
             revision: revision.clone(),
         };
         self.parts.deliveries.bind(binding, idle_for).await;
@@ -219,7 +323,8 @@ impl Control {
         key: &InventoryKey,
         object: &Object<KollectInventorySpec>,
         refs: &Result<Vec<Ref>, Failing>,
-        state: &mut State,
+        left: &Left,
+        state: &State,
     ) -> Option<Class> {
         let table = self.parts.store.existing(&key.namespace);
         let rows = table.as_ref().map_or(0, |table| table.counts().rows);
@@ -233,18 +338,18 @@ impl Control {
             Err(failing) => degraded(failing),
             Ok(_) => findings(&views, rows, whole),
         };
+        if let (Ok(_), Some(failing)) = (refs, &left.failing)
+            && !findings.iter().any(|finding| finding.type_ == types::DEGRADED)
+        {
+            findings.extend(degraded(failing).0.into_iter().filter(|finding| finding.type_ == types::DEGRADED));
+        }
         if rows >= SHARD_WARNING_ROWS {
-            if !std::mem::replace(&mut state.warned, true) {
-                self.parts.metrics.shard_warnings.inc();
-            }
             findings.push(Finding {
                 type_: types::EXPORT_SHARD_WARNING,
                 status: ConditionStatus::True,
                 reason: reasons::APPROACHING_EXPORT_CAP,
                 message: format!("{rows} rows; from {SHARD_WARNING_ROWS} on, more and smaller inventories are advised"),
             });
-        } else {
-            state.warned = false;
         }
         let sink_exports = match refs {
             Err(_) => before.sink_exports.clone(),
@@ -252,6 +357,7 @@ impl Control {
         };
         let last_export_time = sink_exports.iter().filter_map(|export| export.last_export_time.clone()).max();
         let mut destinations = before.destinations.clone();
+        destinations.retain(|there| !left.done.iter().any(|done| same_place(done, there)));
         for bound in state.bindings.values() {
             if !destinations.iter().any(|known| same_place(known, &bound.destination)) {
                 destinations.push(bound.destination.clone());
@@ -286,11 +392,20 @@ impl Control {
         let state = match &sink.outcome {
             Err(Obstacle::Refused(failing)) => SinkState::Failing(failing.clone()),
             Err(Obstacle::Wait(why)) => SinkState::Pending((*why).to_owned()),
-            Ok(()) => match &report.failure {
+            Ok(()) => match report.failure.as_ref().or(report.refused.as_ref()) {
                 Some(failure) => SinkState::Failing(Failing {
                     reason: failure.reason,
                     class: failure.class,
-                    message: failure.message.clone(),
+                    message: if report.blocked {
+                        format!("sink circuit breaker open, the destination is probed: {}", failure.message)
+                    } else {
+                        failure.message.clone()
+                    },
+                }),
+                None if report.blocked && !report.lag().is_zero() => SinkState::Failing(Failing {
+                    reason: reasons::EXPORT_FAILED,
+                    class: Class::Transient,
+                    message: "sink circuit breaker open, the destination is probed".to_owned(),
                 }),
                 None if !report.acknowledged => SinkState::Pending(STARTING.to_owned()),
                 None if report.debounced && report.lag() <= sink.interval + SYNC_GRACE => SinkState::Debounced,

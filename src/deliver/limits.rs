@@ -14,7 +14,7 @@ use crate::store::Counts;
 /// How often a warning that still holds is given again.
 pub(super) const REMIND: Duration = Duration::from_mins(10);
 /// From so many rows on, splitting an inventory is advised.
-pub(crate) const SHARD_WARNING_ROWS: usize = 1800;
+pub const SHARD_WARNING_ROWS: usize = 1800;
 /// From so many bytes of rows on, an inventory is large for a document.
 const SPILL_WARNING_BYTES: usize = 1024 * 1024;
 /// So many refused rows are spelled out in a condition.

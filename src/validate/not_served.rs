@@ -91,9 +91,6 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Vec<NotServed> {
     if spec.type_ != DatabaseSinkType::Postgres {
         paths.push(root.field("type"));
     }
-    if spec.deletion_policy.is_some() {
-        paths.push(root.field("deletionPolicy"));
-    }
     if let Some(postgres) = &spec.postgres {
         let block = root.field("postgres");
         if postgres.refresh_after.is_some() {
@@ -154,7 +151,7 @@ mod tests {
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
             ),
             said(cluster_inventory, json!({})),
-            said(database_sink, json!({"type": "mongodb", "deletionPolicy": "Orphan"})),
+            said(database_sink, json!({"type": "mongodb"})),
             said(
                 database_sink,
                 json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "refreshAfter": "1h", "dedupe": "keepAll"}}),
@@ -171,7 +168,7 @@ mod tests {
         spec: not in this build
         spec.snapshotSinkRefs[0]: not in this build; spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
-        spec.type: not in this build; spec.deletionPolicy: not in this build
+        spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
         spec.type: not in this build
         spec.type: not in this build
@@ -201,7 +198,7 @@ mod tests {
         assert_eq!(
             said(
                 database_sink,
-                json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "stateTable": "u"}})
+                json!({"type": "postgres", "deletionPolicy": "Orphan", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "stateTable": "u"}})
             ),
             None
         );

@@ -49,7 +49,10 @@ impl SinkView {
             SinkState::Pending(why) => (ConditionStatus::False, reasons::PROGRESSING, why.clone()),
             SinkState::Failing(failing) => {
                 let reason = match failing.reason {
-                    reasons::NOT_SERVED | reasons::SINK_NOT_FOUND | reasons::CLUSTER_CONFLICT => failing.reason,
+                    reasons::NOT_SERVED
+                    | reasons::SINK_NOT_FOUND
+                    | reasons::CLUSTER_CONFLICT
+                    | reasons::PAYLOAD_TOO_LARGE => failing.reason,
                     _ => reasons::EXPORT_FAILED,
                 };
                 (ConditionStatus::False, reason, failing.message.clone())

@@ -1,0 +1,207 @@
+//! What an inventory leaves behind it: places that are on record in its status and that it does not use any more.
+//!
+//! A place is left when the reference is removed, when sink, table or `spec.cluster` change, and when the inventory is
+//! deleted, which waits for that (a finalizer). What becomes of the rows is the sink's `deletionPolicy`. The way to a
+//! place leads through the sink that is on record with it, through another one of the namespace that has the same
+//! connection, or through what this process has opened before. A sink or Secret that is gone never blocks a deletion.
+
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::{Place, State, same_place};
+use crate::api::v1alpha1::conditions::reasons;
+use crate::api::v1alpha1::sink::DeletionPolicy;
+use crate::api::v1alpha1::{Destination, Kind, KollectInventorySpec, KollectInventoryStatus};
+use crate::control::Control;
+use crate::control::errand::Errand;
+use crate::control::resolve::{Failing, Obstacle};
+use crate::control::shelf::Object;
+use crate::deliver::{Departure, Leaving, Stray};
+use crate::export::Scope;
+use crate::model::{Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
+use crate::sinks::{Leave, Sink};
+
+/// Keeps a deleted inventory until its places are left.
+pub(super) const FINALIZER: &str = "kollect.dev/inventory-cleanup";
+
+/// A sink that leads to a place, and what its spec wants to become of the rows.
+#[derive(Debug, Clone)]
+pub(super) struct Way {
+    pub(super) sink: Arc<dyn Sink>,
+    pub(super) leave: Leave,
+}
+
+/// Where the way to a place leads.
+enum Found {
+    Way(Way),
+    /// Through a sink that is gone or points elsewhere by now, with what this process still has of it.
+    Remembered(Way),
+    /// A Secret is being read.
+    Soon,
+    Nowhere,
+}
+
+/// How far an inventory is with leaving.
+#[derive(Debug, Default)]
+pub(super) struct Left {
+    /// Places that are left.
+    pub(super) done: Vec<Destination>,
+    /// Places that are being left.
+    pub(super) pending: usize,
+    /// Places to which no way leads any more; they stay on record.
+    pub(super) stranded: Vec<Destination>,
+    /// What stands in the way of one that is being left.
+    pub(super) failing: Option<Failing>,
+}
+
+/// Returns what the spec of a sink wants to become of its rows; databases are cleaned up.
+pub(super) fn policy(policy: Option<DeletionPolicy>) -> Leave {
+    match policy {
+        Some(DeletionPolicy::Orphan) => Leave::Orphan,
+        Some(DeletionPolicy::Delete) | None => Leave::Delete,
+    }
+}
+
+impl Control {
+    /// Sees to it that a deleted inventory is kept for as long as it has something to clean up.
+    pub(super) fn hold_deletion(
+        &mut self,
+        key: &InventoryKey,
+        object: &Object<KollectInventorySpec>,
+        destinations: &[Destination],
+    ) {
+        let finalizers = object.meta.finalizers.as_deref().unwrap_or_default();
+        let held = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
+        if !held && !destinations.is_empty() {
+            let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
+            self.set_finalizers(key, object, &all);
+        }
+    }
+
+    /// Lets a deleted inventory go.
+    pub(super) fn release_deletion(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>) {
+        let finalizers = object.meta.finalizers.as_deref().unwrap_or_default();
+        let rest: Vec<&str> =
+            finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
+        if rest.len() < finalizers.len() {
+            self.set_finalizers(key, object, &rest);
+        }
+    }
+
+    fn set_finalizers(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, all: &[&str]) {
+        // With the version, so that a finalizer that somebody else sets at the same moment is not lost.
+        let patch = json!({"metadata": {"finalizers": all, "resourceVersion": object.meta.resource_version}});
+        self.send((Kind::Inventory, key.clone()), Errand::Merge(patch));
+    }
+
+    /// Goes on leaving the places that are on record and not in use.
+    ///
+    /// While a reference cannot be resolved nothing is left: it may be the one that uses the place.
+    pub(super) async fn leave_unused(
+        &self,
+        key: &InventoryKey,
+        object: &Object<KollectInventorySpec>,
+        recorded: &[Destination],
+        state: &State,
+    ) -> Left {
+        let used = |there: &Destination| state.bindings.values().any(|bound| same_place(&bound.destination, there));
+        let mut left = Left::default();
+        for there in recorded.iter().filter(|there| !used(there)) {
+            self.leave_place(key, object.uid(), there, state, &mut left).await;
+        }
+        left
+    }
+
+    async fn leave_place(&self, key: &InventoryKey, uid: &str, there: &Destination, state: &State, left: &mut Left) {
+        let cluster = Cluster::new(there.cluster.as_str());
+        let place = Place { inventory: key.clone(), destination: there.id.clone(), cluster: cluster.clone() };
+        let departure = self.parts.deliveries.reports().departure(&place);
+        if departure == Some(Departure::Done) {
+            left.done.push(there.clone());
+            return;
+        }
+        match (departure, self.way_to(key, there, state)) {
+            (_, Found::Nowhere) | (Some(Departure::Failed(_)), Found::Remembered(_)) => {
+                left.stranded.push(there.clone())
+            }
+            (None, Found::Way(way) | Found::Remembered(way)) => {
+                left.pending += 1;
+                let scope = Scope { cluster, inventory: key.clone(), inventory_uid: Uid::new(uid) };
+                let leaving = Leaving { sink: way.sink, scope: Arc::new(scope), leave: way.leave };
+                self.parts.deliveries.leave(leaving).await;
+            }
+            (Some(Departure::Failed(failure)), _) => {
+                left.pending += 1;
+                let message = format!("failed to clean up {}: {}", there.description, failure.message);
+                left.failing = Some(Failing { reason: reasons::CLEANUP_TERMINAL, class: failure.class, message });
+            }
+            _ => left.pending += 1,
+        }
+    }
+
+    /// Finds a sink that leads to a place.
+    fn way_to(&self, key: &InventoryKey, there: &Destination, state: &State) -> Found {
+        let mut soon = false;
+        let mut try_sink = |name: &ObjectKey| match self.open_at(name, there) {
+            Ok(way) => way,
+            Err(Obstacle::Wait(_)) => {
+                soon = true;
+                None
+            }
+            Err(Obstacle::Refused(_)) => None,
+        };
+        let recorded = there.sink.split_once('/').map_or("", |(_, name)| name);
+        let first = ObjectKey::new(key.namespace.clone(), Name::new(recorded));
+        let way = try_sink(&first).or_else(|| {
+            let others = self.shelves.databases.within(&key.namespace).map(|(name, _)| name);
+            others.filter(|name| **name != first).find_map(&mut try_sink)
+        });
+        let remembered = state.ways.get(&(there.id.clone(), there.cluster.clone()));
+        match (way, remembered) {
+            (Some(way), _) => Found::Way(way),
+            (None, _) if soon => Found::Soon,
+            (None, Some(way)) => Found::Remembered(way.clone()),
+            (None, None) => Found::Nowhere,
+        }
+    }
+
+    /// Opens the tables of a place with the connection of a sink; nothing when that leads elsewhere.
+    fn open_at(&self, name: &ObjectKey, there: &Destination) -> Result<Option<Way>, Obstacle> {
+        let Some(object) = self.shelves.databases.get(name) else { return Ok(None) };
+        let key = SinkKey { family: Family::Database, object: name.clone() };
+        let mut config = self.postgres_config(&key, object)?.config;
+        config.schema.clone_from(&there.schema);
+        config.table.clone_from(&there.table);
+        config.state_table = Some(there.state_table.clone());
+        let opened = self.parts.registry.postgres(&config);
+        let sink = opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))?;
+        let wanted = object.spec.as_ref().ok().and_then(|spec| spec.deletion_policy);
+        Ok((sink.destination().id == there.id).then(|| Way { sink, leave: policy(wanted) }))
+    }
+
+    /// Cleans up what inventories left that are gone without a trace.
+    pub(in crate::control) async fn leave_strays(&self) {
+        for stray in self.parts.deliveries.reports().strays() {
+            if self.exists(&stray) {
+                continue;
+            }
+            tracing::info!(inventory = %stray.place.inventory, sink = %stray.via, "inventory is gone, its rows follow");
+            let sink = self.shelves.databases.get(&stray.via.object).and_then(|object| object.spec.as_ref().ok());
+            let leave = policy(sink.and_then(|spec| spec.deletion_policy));
+            self.parts.deliveries.leave(Leaving { sink: stray.sink, scope: stray.scope, leave }).await;
+        }
+    }
+
+    /// Tells whether there is an inventory, of either kind, whose rows these may be.
+    fn exists(&self, stray: &Stray) -> bool {
+        let key = &stray.place.inventory;
+        self.shelves.inventories.get(key).is_some() || self.shelves.cluster_inventory(key).is_some()
+    }
+}
+
+/// Returns the places that a status has on record.
+pub(super) fn recorded(object: &Object<KollectInventorySpec>) -> Vec<Destination> {
+    let status: KollectInventoryStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
+    status.destinations
+}
