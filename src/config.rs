@@ -38,6 +38,8 @@ pub struct Config {
     pub control: Control,
     /// What sinks may reach and use.
     pub network: Network,
+    /// How one of several replicas becomes the active one; `None` is always active.
+    pub election: Option<Election>,
 }
 
 /// How to reach the API server.
@@ -160,6 +162,19 @@ pub struct Network {
     pub cross_namespace_secrets: CrossNamespaceSecrets,
 }
 
+/// How one of several replicas becomes the active one. Each time is less than the one before it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Election {
+    /// How long others wait for a leader that is silent.
+    pub lease_duration: Duration,
+    /// How long a leader goes on without a renewal.
+    pub renew_deadline: Duration,
+    /// Time between renewals, and between looks of the others.
+    pub retry_period: Duration,
+    /// Name of the pod or the machine, for people.
+    pub hostname: String,
+}
+
 /// A yes or no that reads at the place of use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Permission {
@@ -236,6 +251,8 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `KOLLECT_GIT_MIRROR_DIR`.
     pub git_mirror_dir: Option<PathBuf>,
+    /// Name of the pod or the machine.
+    pub hostname: Option<String>,
     /// The memory limit of the container, in bytes.
     pub memory_limit: Option<u64>,
 }
@@ -252,6 +269,8 @@ impl Environment {
             in_cluster: set("KUBERNETES_SERVICE_HOST").is_some() && set("KUBERNETES_SERVICE_PORT").is_some(),
             home: set("HOME").map(PathBuf::from),
             git_mirror_dir: set("KOLLECT_GIT_MIRROR_DIR").map(PathBuf::from),
+            // Not the variable HOSTNAME: that one is a shell's, and not there outside of pods.
+            hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()),
             memory_limit: memory::limit(Path::new("/")),
         }
     }
@@ -322,6 +341,12 @@ impl Config {
                 loopback_sinks: args.allow_loopback_sinks.into(),
                 cross_namespace_secrets: args.cross_namespace_secrets,
             },
+            election: args.leader_elect.then(|| Election {
+                lease_duration: args.leader_elect_lease_duration,
+                renew_deadline: args.leader_elect_renew_deadline,
+                retry_period: args.leader_elect_retry_period,
+                hostname: environment.hostname.unwrap_or_else(|| "kollect".to_owned()),
+            }),
         })
     }
 }
@@ -358,7 +383,6 @@ fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
     let remove = "remove the flag";
     let metrics = matches!(args.metrics_bind_address, Bind::At(_));
     [
-        (args.leader_elect, "--leader-elect", "remove the flag and run one replica"),
         (args.enable_pprof, "--enable-pprof", remove),
         (args.inventory_http_enabled, "--inventory-http-enabled", remove),
         (args.tenant_mode, "--tenant-mode", remove),

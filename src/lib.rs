@@ -43,6 +43,7 @@ pub mod deliver;
 
 // Our own objects to all of the above, and back.
 pub mod control;
+pub mod lease;
 pub mod status;
 
 // The outside of the process.

@@ -66,6 +66,7 @@ pub struct Metrics {
     access_cache: IntCounterVec,
     labeled_series_capped: IntCounterVec,
     api_requests: IntCounterVec,
+    leader: IntGaugeVec,
 }
 
 /// A page could not be written.
@@ -220,6 +221,11 @@ impl Metrics {
                 "kollect_api_requests_total",
                 &["verb", "resource", "code"],
                 "Requests to the API server by status code; `none` when there was no answer",
+            ),
+            leader: declare.gauges(
+                "leader_election_master_status",
+                &["name"],
+                "1 while this process holds the lease of that name, 0 while another does; absent without election",
             ),
             registry: declare.registry,
             families: declare.families,
@@ -385,6 +391,16 @@ impl Metrics {
     /// Counts label tuples left out of a profile metric.
     pub fn labeled_series_capped(&self, profile: &str, gvk: &str, series: &str, tuples: u64) {
         self.labeled_series_capped.with_label_values(&[profile, gvk, series]).inc_by(tuples);
+    }
+
+    /// Says that another process holds a lease, or nobody.
+    pub fn standing_by(&self, lease: &str) {
+        self.leader.with_label_values(&[lease]).set(0);
+    }
+
+    /// Says that this process holds a lease.
+    pub fn leading(&self, lease: &str) {
+        self.leader.with_label_values(&[lease]).set(1);
     }
 
     /// Counts a request to the API server; `code` is `None` when there was no answer.

@@ -7,7 +7,11 @@
 //! ```
 //!
 //! The end goes the other way: control and watch stop at once, deliveries in flight get 30 s, then what is left of the
-//! statuses is written, the connections are closed, and last of all the servers stop answering.
+//! statuses is written, the connections are closed, the lease is released, and last of all the servers stop answering.
+//!
+//! With election, all of this but the servers is there only while this process leads; a standby has no watches, no
+//! queues and no connections to sinks. A lease that is lost ends the process without an order: nothing is drained, since
+//! another replica may be writing already.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -17,7 +21,7 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::config::{ApiAccess, Config, Permission, Servers};
 use crate::control::{Control, Parts};
@@ -25,10 +29,12 @@ use crate::deliver::Deliverer;
 use crate::error::chain;
 use crate::http::health::Readiness;
 use crate::http::{self, HttpError, Server};
+use crate::lease::{self, Candidate};
 use crate::metrics::Metrics;
 use crate::schedule::Limits;
 use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
+use crate::sinks::mandate::Mandate;
 use crate::sinks::netguard::Guard;
 use crate::sinks::postgres::{PostgresPools, Writer};
 use crate::status::StatusWriter;
@@ -40,6 +46,9 @@ use crate::watch::{Bounds, Settings, WatchSet};
 const READ_TIMEOUT: Duration = Duration::from_secs(330);
 /// Connecting to the API server, and its first answer, take no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Where the lease is when nothing names a namespace.
+const HOME: &str = "kollect-system";
 
 /// Why the operator ended without being asked to.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +65,9 @@ pub enum RuntimeError {
     /// A task that runs as long as the process ended before it.
     #[error("a task ended before it was told to")]
     Ended,
+    /// Another replica may lead.
+    #[error("this replica no longer leads")]
+    Deposed,
 }
 
 /// Runs the operator until `stop` is cancelled, then ends it in order.
@@ -67,11 +79,11 @@ pub async fn run(config: Config, metrics: Arc<Metrics>, stop: CancellationToken)
     // The servers outlive the work, so that the end can be observed.
     let serving = CancellationToken::new();
     let mut servers = serve(&config.servers, &metrics, &readiness, &serving).await?;
-    let client = client(&config.api).await?;
+    let cluster = connect(&config.api).await?;
     readiness.ready();
     let working = stop.child_token();
     let verdict = {
-        let mut work = std::pin::pin!(work(config, client, metrics, working.clone()));
+        let mut work = std::pin::pin!(lead(config, cluster, metrics, working.clone()));
         tokio::select! {
             verdict = &mut work => verdict,
             Some(ended) = servers.join_next() => {
@@ -83,6 +95,9 @@ pub async fn run(config: Config, metrics: Arc<Metrics>, stop: CancellationToken)
     };
     readiness.stopping();
     serving.cancel();
+    if matches!(verdict, Err(RuntimeError::Deposed)) {
+        return verdict;
+    }
     let mut verdict = verdict;
     while let Some(ended) = servers.join_next().await {
         verdict = verdict.and(flatten(ended));
@@ -90,11 +105,49 @@ pub async fn run(config: Config, metrics: Arc<Metrics>, stop: CancellationToken)
     verdict
 }
 
-/// Collects and delivers until `stop` is cancelled, or a task ends by itself.
+/// Works at once without election; with it, as long as this process holds the lease.
+async fn lead(
+    config: Config,
+    cluster: Cluster,
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+) -> Result<(), RuntimeError> {
+    let Cluster { client, namespace } = cluster;
+    let Some(election) = &config.election else {
+        return work(config, client, metrics, Right::default(), stop).await;
+    };
+    let candidate = Candidate::new(client.clone(), &namespace, election, metrics.clone());
+    let Some(mut term) = candidate.campaign(&stop).await else { return Ok(()) };
+    let right = Right { mandate: term.mandate(), lease_transitions: term.transitions() };
+    let verdict = {
+        let mut work = std::pin::pin!(work(config, client, metrics, right, stop));
+        tokio::select! {
+            // Looked at first, so that what ended by itself after the loss is not taken for an orderly end.
+            biased;
+            lost = term.keep() => {
+                error!(lease = lease::NAME, error = chain(&lost), "leader election lost");
+                return Err(RuntimeError::Deposed);
+            }
+            verdict = &mut work => verdict,
+        }
+    };
+    term.release().await;
+    verdict
+}
+
+/// By what right this process writes.
+#[derive(Default)]
+struct Right {
+    mandate: Mandate,
+    lease_transitions: i64,
+}
+
+/// Collects and delivers until `stop` is cancelled, or a task ends by itself. Dropped, it ends everything at once.
 async fn work(
     config: Config,
     client: kube::Client,
     metrics: Arc<Metrics>,
+    right: Right,
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
     let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&client)).await else { return Ok(()) };
@@ -110,8 +163,9 @@ async fn work(
         allow_private: config.network.private_sinks == Permission::Allowed,
         allow_loopback: config.network.loopback_sinks == Permission::Allowed,
     };
-    let writer = Writer { process: cluster_uid, lease_transitions: 0 };
-    let registry = Arc::new(Registry::new(PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone())));
+    let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
+    let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone()).under(right.mandate);
+    let registry = Arc::new(Registry::new(postgres));
     let limits = Limits {
         total: config.delivery.concurrent.get(),
         per_destination: config.delivery.concurrent_per_destination.get(),
@@ -187,24 +241,44 @@ fn settings(config: &Config, server_minor: u32) -> Settings {
     }
 }
 
-/// Makes a client from the kubeconfig or the service account.
-async fn client(access: &ApiAccess) -> Result<kube::Client, RuntimeError> {
+/// An API server, and where in it this process is at home.
+struct Cluster {
+    client: kube::Client,
+    namespace: String,
+}
+
+/// Makes a client from the kubeconfig or the service account. Home is the namespace of the pod or of the kubeconfig's
+/// context.
+async fn connect(access: &ApiAccess) -> Result<Cluster, RuntimeError> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| RuntimeError::Access(error);
-    let mut config = match access {
-        ApiAccess::InCluster => kube::Config::incluster().map_err(|error| failed(error.into()))?,
+    let (mut config, namespace) = match access {
+        ApiAccess::InCluster => {
+            let config = kube::Config::incluster().map_err(|error| failed(error.into()))?;
+            let namespace = config.default_namespace.clone();
+            (config, namespace)
+        }
         ApiAccess::Kubeconfig(files) => {
             let mut merged = Kubeconfig::default();
             for file in files {
                 let next = Kubeconfig::read_from(file).map_err(|error| failed(error.into()))?;
                 merged = merged.merge(next).map_err(|error| failed(error.into()))?;
             }
+            let namespace = context_namespace(&merged).unwrap_or_else(|| HOME.to_owned());
             let config = kube::Config::from_custom_kubeconfig(merged, &KubeConfigOptions::default()).await;
-            config.map_err(|error| failed(error.into()))?
+            (config.map_err(|error| failed(error.into()))?, namespace)
         }
     };
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
-    kube::Client::try_from(config).map_err(|error| failed(error.into()))
+    let client = kube::Client::try_from(config).map_err(|error| failed(error.into()))?;
+    Ok(Cluster { client, namespace })
+}
+
+/// Returns the namespace that the current context names.
+fn context_namespace(kubeconfig: &Kubeconfig) -> Option<String> {
+    let current = kubeconfig.current_context.as_ref()?;
+    let context = kubeconfig.contexts.iter().find(|context| context.name == *current)?;
+    context.context.as_ref()?.namespace.clone().filter(|namespace| !namespace.is_empty())
 }
 
 /// Asks the API server who it is, until it answers: the UID of `kube-system`, and its minor version.
@@ -255,4 +329,24 @@ async fn serve(
 
 fn flatten(ended: Result<Result<(), HttpError>, JoinError>) -> Result<(), RuntimeError> {
     Ok(ended??)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn home_is_the_namespace_of_the_current_context() {
+        let namespace = |current: &str| {
+            let text = format!(
+                "current-context: {current}\ncontexts:\n- name: here\n  context: {{cluster: c, namespace: ops}}\n\
+                 - name: bare\n  context: {{cluster: c}}\n- name: empty\n  context: {{cluster: c, namespace: \"\"}}\n"
+            );
+            context_namespace(&Kubeconfig::from_yaml(&text).unwrap())
+        };
+        assert_eq!(namespace("here").as_deref(), Some("ops"));
+        for current in ["bare", "empty", "nowhere"] {
+            assert_eq!(namespace(current), None, "{current}");
+        }
+    }
 }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "lab")]
 pub mod contract;
+pub mod mandate;
 pub mod netguard;
 pub mod postgres;
 

@@ -83,7 +83,7 @@ pub struct ManagerArgs {
     /// File name of the key in `--webhook-cert-path`
     #[arg(long, default_value = "tls.key", value_name = "NAME", help_heading = "Admission")]
     pub webhook_cert_key: String,
-    /// Run as one of several replicas of which one is active. Not in this build
+    /// Run as one of several replicas of which one is active
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "false", value_name = "BOOL", help_heading = "High availability")]
     pub leader_elect: bool,
     /// How long another replica waits before it takes over

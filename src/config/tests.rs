@@ -107,7 +107,6 @@ fn wrong_values_and_unknown_flags_end_with_2() {
 #[test]
 fn what_is_not_served_is_named_with_the_fix() {
     for (flag, set, unset) in [
-        ("--leader-elect", "true", "false"),
         ("--enable-pprof", "true", "false"),
         ("--inventory-http-enabled", "true", "false"),
         ("--tenant-mode", "true", "false"),
@@ -135,7 +134,7 @@ fn what_is_not_served_is_named_with_the_fix() {
 #[test]
 fn all_complaints_come_at_once() {
     let ConfigErrors(errors) =
-        config(&["--leader-elect", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
+        config(&["--enable-pprof", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
     assert_eq!(errors.len(), 3);
 }
 
@@ -148,6 +147,22 @@ fn lease_times_keep_their_order() {
     );
     assert!(config(&["--leader-elect-lease-duration=40s"]).is_err());
     assert!(config(&["--leader-elect-retry-period=0"]).is_err());
+}
+
+#[test]
+fn without_the_flag_there_is_no_election() {
+    assert_eq!(config(&["--leader-elect-lease-duration=90s"]).unwrap().election, None);
+    let environment = Environment { hostname: Some("kollect-0".into()), ..environment() };
+    let election = Config::new(parse(&["--leader-elect"]).unwrap(), environment).unwrap().election.unwrap();
+    assert_eq!(
+        election,
+        Election {
+            lease_duration: Duration::from_mins(1),
+            renew_deadline: Duration::from_secs(40),
+            retry_period: Duration::from_secs(5),
+            hostname: "kollect-0".into(),
+        }
+    );
 }
 
 #[test]

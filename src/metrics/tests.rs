@@ -138,6 +138,17 @@ fn a_resource_that_nobody_watches_leaves_no_series() {
 }
 
 #[test]
+fn the_holder_of_a_lease_says_so() {
+    let metrics = metrics();
+    let series = r#"leader_election_master_status{name="l"}"#;
+    assert_eq!(value(&metrics, series), None);
+    metrics.standing_by("l");
+    assert_eq!(value(&metrics, series), Some(0.0));
+    metrics.leading("l");
+    assert_eq!(value(&metrics, series), Some(1.0));
+}
+
+#[test]
 fn process_metrics_are_on_the_page() {
     let page = metrics().page().unwrap();
     for name in ["process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"] {

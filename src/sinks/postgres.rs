@@ -41,6 +41,7 @@ use schema::Facts;
 use state::StateSql;
 use write::WriteSql;
 
+use super::mandate::Mandate;
 use super::netguard::Guard;
 use super::{Destination, Receipt, Sink, SinkError};
 use crate::error::{Class, Classify};
@@ -79,6 +80,7 @@ impl Writer {
 pub struct PostgresPools {
     guard: Guard,
     writer: Writer,
+    mandate: Mandate,
     clock: Clock,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -116,7 +118,14 @@ impl PostgresPools {
         let pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>> = Arc::default();
         let tasks = TaskTracker::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(close_idle(Arc::clone(&pools))));
-        Self { guard, writer, clock, tasks, stop, pools, homes: Mutex::default(), epochs: Arc::default() }
+        let mandate = Mandate::unlimited();
+        Self { guard, writer, mandate, clock, tasks, stop, pools, homes: Mutex::default(), epochs: Arc::default() }
+    }
+
+    /// Lets the sinks write only as long as the mandate lasts: each transaction asks at its begin and before its commit.
+    #[must_use]
+    pub fn under(self, mandate: Mandate) -> Self {
+        Self { mandate, ..self }
     }
 
     /// Makes a sink. Nothing is connected yet.
@@ -145,6 +154,7 @@ impl PostgresPools {
         Ok(PostgresSink {
             home,
             writer: self.writer.clone(),
+            mandate: self.mandate.clone(),
             clock: self.clock,
             epochs: Arc::clone(&self.epochs),
             statement_timeout: config.statement_timeout.unwrap_or(STATEMENT_TIMEOUT),
@@ -193,6 +203,7 @@ pub struct PostgresSink {
     home: Arc<Home>,
     destination: Destination,
     writer: Writer,
+    mandate: Mandate,
     clock: Clock,
     epochs: Arc<Mutex<HashMap<String, i64>>>,
     statement_timeout: Duration,
@@ -210,6 +221,7 @@ struct Session<'a> {
     lease: &'a Lease,
     names: &'a Names,
     sql: &'a Sql,
+    mandate: &'a Mandate,
     statement_timeout: Duration,
 }
 
@@ -235,6 +247,8 @@ impl Session<'_> {
 
     async fn commit(&self) -> Result<(), PostgresError> {
         let doing = || format!("commit to {}", self.data());
+        // What is refused here is rolled back with the connection.
+        self.mandate.check().map_err(|source| PostgresError::Deposed { doing: doing(), source })?;
         in_time(self.deadline(), doing, self.client().batch_execute("COMMIT")).await
     }
 }
@@ -242,7 +256,8 @@ impl Session<'_> {
 impl PostgresSink {
     fn session<'a>(&'a self, lease: &'a Lease) -> Session<'a> {
         let home = &*self.home;
-        Session { lease, names: &home.names, sql: &home.sql, statement_timeout: self.statement_timeout }
+        let (names, sql, mandate) = (&home.names, &home.sql, &self.mandate);
+        Session { lease, names, sql, mandate, statement_timeout: self.statement_timeout }
     }
 
     /// Opens a transaction with our limits.
@@ -255,6 +270,7 @@ impl PostgresSink {
             IDLE_IN_TRANSACTION.as_millis()
         );
         let doing = || format!("begin a transaction on {}", session.data());
+        self.mandate.check().map_err(|source| PostgresError::Deposed { doing: doing(), source })?;
         in_time(session.deadline(), doing, session.client().batch_execute(&script)).await
     }
 

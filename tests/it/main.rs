@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod high_availability;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod layering;

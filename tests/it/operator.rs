@@ -13,17 +13,17 @@ use serde_json::Value;
 use crate::support::Ground;
 
 /// A condition or a row count has this long to come true: longer than the longest pause between two tries.
-const PATIENCE: Duration = Duration::from_mins(2);
-const TABLE: &str = "inventory_items";
+pub(crate) const PATIENCE: Duration = Duration::from_mins(2);
+pub(crate) const TABLE: &str = "inventory_items";
 
 /// A namespace with a profile, a target over the load namespaces, a Postgres sink and an inventory.
-struct Job {
-    ground: Ground,
-    database: Database,
+pub(crate) struct Job {
+    pub(crate) ground: Ground,
+    pub(crate) database: Database,
 }
 
 impl Job {
-    async fn new(name: &str) -> Option<Self> {
+    pub(crate) async fn new(name: &str) -> Option<Self> {
         let ground = Ground::own(name).await?;
         let database = ground.connect().await;
         let job = Self { ground, database };
@@ -76,7 +76,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
         self.ground.api().apply(manifests)
     }
 
-    fn kubectl(&self, args: &[&str]) -> String {
+    pub(crate) fn kubectl(&self, args: &[&str]) -> String {
         self.ground.api().kubectl(args).expect("kubectl fails")
     }
 
@@ -84,11 +84,11 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
         self.ground.start_operator(&self.ground.operator_options()).await
     }
 
-    fn load(namespaces: usize, each: usize) -> Load {
+    pub(crate) fn load(namespaces: usize, each: usize) -> Load {
         Load { namespaces, per_namespace: each, kind: Kind::Deployment, ..Load::default() }
     }
 
-    async fn rows(&self, want: i64) {
+    pub(crate) async fn rows(&self, want: i64) {
         let what = format!("{want} rows");
         let counted = wait_for(&what, PATIENCE, || async {
             let exists: bool = self.database.query_one("SELECT to_regclass($1) IS NOT NULL", &[&TABLE]).await?.get(0);
@@ -100,7 +100,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
         counted.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()));
     }
 
-    async fn writes(&self) -> RowWrites {
+    pub(crate) async fn writes(&self) -> RowWrites {
         self.ground.postgres().row_writes(&self.database, TABLE).await.expect("no statistics")
     }
 
@@ -125,7 +125,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     }
 
     /// Compares the table with the cluster, by name and image.
-    async fn equals_the_cluster(&self) {
+    pub(crate) async fn equals_the_cluster(&self) {
         let matches = wait_for("the table equals the cluster", PATIENCE, || async {
             let list: Value =
                 serde_json::from_str(&self.ground.api().kubectl(&["get", "deployments", "-A", "-o", "json"])?)?;

@@ -12,6 +12,7 @@ use kollect::lab::{Lab, LabOptions, Postgres};
 use kollect::model::{Body, Gvk, Name, Namespace, ObjectKey, Origin, Part, Row, Uid};
 use kollect::secret::Secret;
 use kollect::sinks::contract::{self, Stored, Subject, delta, rows};
+use kollect::sinks::mandate::{Mandate, Moment};
 use kollect::sinks::netguard::Guard;
 use kollect::sinks::postgres::{PostgresConfig, PostgresPools, Provisioning, TlsConfig, Writer};
 use kollect::sinks::{Sink, SinkError};
@@ -322,6 +323,37 @@ async fn newer_life_fences_the_older_one() {
     );
     assert_eq!(stored(&bench.connect().await, &scope).await.unwrap().len(), 3);
     newer.deliver(&late).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_mandate_that_ends_during_a_delivery_takes_all_of_it_back() {
+    let Some(bench) = Bench::new("mandate").await else { return };
+    let scope = scope("west", "team-a", "apps");
+    let mandate = Mandate::limited(Duration::from_mins(1), Moment::now());
+    let deposed = sink(&life("us", 4).under(mandate.clone()), &bench.config());
+    deposed.recover(&scope, &Selection::All).await.unwrap();
+    // Held up by a lock, the delivery is in the middle when the mandate ends.
+    let blocker = bench.connect().await;
+    blocker.batch_execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let rows = delta(&scope, Base::Filled, fixture(), Vec::new(), 3, 1);
+    let watcher = bench.connect().await;
+    let (delivered, ()) = tokio::join!(deposed.deliver(&rows), async {
+        kollect::lab::wait::wait_for("the delivery to wait", Duration::from_secs(10), || async {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                       AND application_name = 'kollect' AND wait_event_type = 'Lock'";
+            let waiting: i64 = watcher.query_one(sql, &[]).await?.get(0);
+            anyhow::ensure!(waiting == 1, "{waiting} wait");
+            Ok(())
+        })
+        .await
+        .unwrap();
+        mandate.end();
+        blocker.batch_execute("COMMIT").await.unwrap();
+    });
+    let message = "failed to commit to \"public\".\"items\": this replica is no longer the leader";
+    assert_eq!(chain(&delivered.unwrap_err()), message);
+    assert_eq!(stored(&watcher, &scope).await.unwrap().len(), 0);
+    assert_eq!(deposed.deliver(&rows).await.unwrap_err().class(), Class::Transient);
 }
 
 #[tokio::test]

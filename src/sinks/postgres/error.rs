@@ -16,6 +16,7 @@ use super::schema::SchemaError;
 use super::tls::TlsError;
 use crate::error::{Class, Classify};
 use crate::sinks::SinkError;
+use crate::sinks::mandate::Deposed;
 use crate::sinks::netguard::DialError;
 
 /// A failure of the PostgreSQL sink.
@@ -75,6 +76,12 @@ pub(super) enum PostgresError {
     Fenced { inventory: String, table: String, theirs: i64, ours: i64 },
     #[error("another operator started to write inventory {inventory} in {table} at the same moment")]
     Raced { inventory: String, table: String },
+    #[error("failed to {doing}")]
+    Deposed {
+        doing: String,
+        #[source]
+        source: Deposed,
+    },
 }
 
 /// What the server said.
@@ -177,7 +184,11 @@ impl PostgresError {
                 _ if self.class() == Class::Terminal => "ExportTerminal",
                 _ => "ExportFailed",
             },
-            Self::Io { .. } | Self::Closed { .. } | Self::Timeout { .. } | Self::Raced { .. } => "ExportFailed",
+            Self::Io { .. }
+            | Self::Closed { .. }
+            | Self::Timeout { .. }
+            | Self::Raced { .. }
+            | Self::Deposed { .. } => "ExportFailed",
         }
     }
 }
@@ -206,7 +217,9 @@ impl Classify for PostgresError {
             | Self::Closed { .. }
             | Self::Timeout { .. }
             | Self::ReadOnly { .. }
-            | Self::Raced { .. } => Class::Transient,
+            | Self::Raced { .. }
+            // The process is about to end; its successor delivers.
+            | Self::Deposed { .. } => Class::Transient,
         }
     }
 }
