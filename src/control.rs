@@ -391,15 +391,13 @@ impl Control {
     /// `substance` is the status without what only counts; a difference there is written at once. Numbers alone are
     /// written when `patience` has passed since the last write (D14).
     fn report(&mut self, subject: Subject, current: &Value, status: Value, substance: Value, patience: Duration) {
-        if *current == status {
+        // What was given last counts, not what is on the shelf: a status on its way there would else outlive its time.
+        if *self.reported(&subject, current) == status {
             self.deferred.remove(&subject);
             return;
         }
         let now = Instant::now();
         if let Some(written) = self.written.get(&subject) {
-            if written.status == status {
-                return;
-            }
             let turn = written.at + patience;
             if written.substance == substance && now < turn {
                 self.deferred.insert(subject, turn);

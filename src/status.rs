@@ -6,7 +6,7 @@
 
 pub mod events;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,18 +68,25 @@ impl StatusWriter {
     /// # Errors
     /// A write that panics is a bug and ends this.
     pub async fn run(self, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
-        let mut writes: JoinSet<()> = JoinSet::new();
+        let mut writes: JoinSet<Subject> = JoinSet::new();
+        let mut busy = BTreeSet::new();
         loop {
             while writes.len() < PARALLEL {
-                let Some((subject, status)) = self.inner.waiting.lock().pop_first() else { break };
+                let Some((subject, status)) = next(&mut self.inner.waiting.lock(), &busy) else { break };
+                busy.insert(subject.clone());
                 let (inner, cancel) = (self.inner.clone(), cancel.clone());
-                writes.spawn(async move { inner.write(subject, status, &cancel).await });
+                writes.spawn(async move {
+                    inner.write(&subject, status, &cancel).await;
+                    subject
+                });
             }
             if cancel.is_cancelled() && writes.is_empty() {
                 return Ok(());
             }
             tokio::select! {
-                Some(written) = writes.join_next(), if !writes.is_empty() => written?,
+                Some(written) = writes.join_next(), if !writes.is_empty() => {
+                    busy.remove(&written?);
+                }
                 () = self.inner.wake.notified() => {}
                 () = cancel.cancelled(), if writes.is_empty() => {}
             }
@@ -87,17 +94,23 @@ impl StatusWriter {
     }
 }
 
+/// Takes the first status whose object has no write in flight: of two at once, the older could arrive last and stay.
+fn next(waiting: &mut BTreeMap<Subject, Value>, busy: &BTreeSet<Subject>) -> Option<(Subject, Value)> {
+    let subject = waiting.keys().find(|subject| !busy.contains(subject))?.clone();
+    waiting.remove_entry(&subject)
+}
+
 impl Inner {
     /// Writes one status; a failure is tried again until a newer status of the object waits.
-    async fn write(&self, subject: Subject, status: Value, cancel: &CancellationToken) {
+    async fn write(&self, subject: &Subject, status: Value, cancel: &CancellationToken) {
         let mut backoff = Backoff::new(1);
         loop {
-            match self.patch(&subject, &status).await {
+            match self.patch(subject, &status).await {
                 Ok(()) => return,
                 // The object is gone, and its status with it.
                 Err(kube::Error::Api(refused)) if refused.code == 404 => return,
                 Err(error) => {
-                    let (kind, key) = &subject;
+                    let (kind, key) = subject;
                     tracing::warn!(
                         kind = kind.as_str(),
                         namespace = %key.namespace,
@@ -111,7 +124,7 @@ impl Inner {
             if cancel.run_until_cancelled(tokio::time::sleep(backoff.next_delay())).await.is_none() {
                 return;
             }
-            if self.waiting.lock().contains_key(&subject) {
+            if self.waiting.lock().contains_key(subject) {
                 return;
             }
         }
@@ -147,5 +160,22 @@ impl Inner {
         };
         self.metrics.api_request(Verb::Patch, &resource.plural, code);
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Name, Namespace};
+
+    #[test]
+    fn an_object_has_one_write_in_flight_and_does_not_hold_up_others() {
+        let subject = |name: &str| (Kind::Target, ObjectKey::new(Namespace::new("team-a"), Name::new(name)));
+        let mut waiting = BTreeMap::from([(subject("a"), json!(2)), (subject("b"), json!(1))]);
+        let mut busy = BTreeSet::from([subject("a")]);
+        assert_eq!(next(&mut waiting, &busy), Some((subject("b"), json!(1))));
+        assert_eq!(next(&mut waiting, &busy), None);
+        busy.remove(&subject("a"));
+        assert_eq!(next(&mut waiting, &busy), Some((subject("a"), json!(2))));
     }
 }

@@ -115,7 +115,8 @@ impl Control {
                     self.alarms.insert(subject.clone(), since + GRACE);
                     return Phase::New;
                 }
-                if !matches!(failing.reason, reasons::INVALID_SINK_REF | reasons::NOT_SERVED) {
+                // Without a sink there is no type to count it under.
+                if matches!(failing.reason, reasons::SECRET_RESOLVE_FAILED | reasons::CONNECTION_TEST_FAILED) {
                     self.parts.metrics.probed(SinkType::Postgres, Outcome::Failure);
                 }
                 tell(subject, object, &failing);

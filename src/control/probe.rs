@@ -117,3 +117,6 @@ pub(super) fn of_connection(failing: Failing) -> Failing {
     };
     Failing { reason, ..failing }
 }
+
+#[cfg(test)]
+mod tests;

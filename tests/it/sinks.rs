@@ -69,7 +69,8 @@ impl Place {
 
     /// Waits until an object has the conditions `Type=Status/Reason`, in their order, and returns their messages.
     async fn conditions(&self, object: &str, want: &[&str]) -> Vec<String> {
-        let found = wait_for(&format!("{want:?} on {object}"), PATIENCE, || async {
+        let what = format!("{want:?} on {object}");
+        let found = wait_for(&what, PATIENCE, || async {
             let conditions = self.get(object)?["status"]["conditions"].as_array().cloned().unwrap_or_default();
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let words: Vec<String> = conditions
@@ -84,7 +85,8 @@ impl Place {
 
     /// Waits for an Event of an object, and returns its message.
     async fn event(&self, name: &str, type_: &str, reason: &str) -> String {
-        let found = wait_for(&format!("event {type_} {reason} of {name}"), PATIENCE, || async {
+        let what = format!("event {type_} {reason} of {name}");
+        let found = wait_for(&what, PATIENCE, || async {
             let events = self.events(name)?;
             let there = events.iter().find(|event| event["type"] == type_ && event["reason"] == reason);
             let there = there.with_context(|| format!("there are {events:?}"))?;
@@ -102,7 +104,8 @@ impl Place {
     }
 
     async fn gone(&self, object: &str) {
-        let gone = wait_for(&format!("{object} is deleted"), PATIENCE, || async {
+        let what = format!("{object} is deleted");
+        let gone = wait_for(&what, PATIENCE, || async {
             match self.get(object) {
                 Err(error) if format!("{error:#}").contains("NotFound") => Ok(()),
                 Err(error) => Err(error),
@@ -114,7 +117,7 @@ impl Place {
 
     async fn sample(&self, result: &str) -> f64 {
         let metrics = self.operator.metrics().await.unwrap();
-        metrics.get(&format!("{TESTS}{{type=\"postgres\",result=\"{result}\"}}")).unwrap()
+        metrics.sum(TESTS, &[("type", "postgres"), ("result", result)])
     }
 
     /// Returns what the operator has written to the API so far, by its own count and by the server's.
@@ -243,6 +246,19 @@ async fn a_preview_is_ddl_that_runs_as_it_is_written() {
     place.kubectl(&["patch", "kdb", "portal", "--type=merge", "-p", r#"{"spec":{"cluster":"west"}}"#]);
     let messages = place.conditions("kdb/portal", VERIFIED).await;
     assert!(messages[0].ends_with("is ready"), "{messages:?}");
+
+    // An inventory tells of its first export, and of a sink that went, once each.
+    let namespace = &place.ground.namespace;
+    place.apply(&format!(
+        "apiVersion: kollect.dev/v1alpha1\nkind: KollectInventory\nmetadata: {{name: all, namespace: {namespace}}}\n\
+         spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: portal}}]}}\n"
+    ));
+    let message = place.event("all", "Normal", "ExportSucceeded").await;
+    assert!(message.starts_with("exported 0 item(s) across 1 sink(s)"), "{message}");
+    let more = r#"{"spec":{"databaseSinkRefs":[{"name":"portal"},{"name":"nobody"}]}}"#;
+    place.kubectl(&["patch", "kinv", "all", "--type=merge", "-p", more]);
+    place.event("all", "Warning", "PartiallySynced").await;
+    assert_eq!(place.events("all").unwrap().len(), 2);
 
     place.kubectl(&["annotate", "kdb", "portal", "kollect.dev/preview-"]);
     wait_for("the preview is gone", PATIENCE, || async {

@@ -370,7 +370,8 @@ pub struct PreviewLayout {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PreviewPostgres {
-    /// Statements that create the table and its key, ready to be run by hand for `provisioning.mode: existing`.
+    /// Statements that create both tables with their keys, ready to be run by hand for `provisioning.mode: existing`.
+    /// Indexes that readers may want besides follow as comments.
     #[serde(default, rename = "expectedDDL", skip_serializing_if = "String::is_empty")]
     pub expected_ddl: String,
 }
