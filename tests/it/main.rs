@@ -13,6 +13,8 @@ mod lab;
 #[cfg(test)]
 mod layering;
 #[cfg(test)]
+mod lifecycle;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod postgres;

@@ -31,11 +31,11 @@ impl Job {
         Some(job)
     }
 
-    fn namespace(&self) -> &str {
+    pub(crate) fn namespace(&self) -> &str {
         &self.ground.namespace
     }
 
-    fn manifests(&self) -> String {
+    pub(crate) fn manifests(&self) -> String {
         let (namespace, dsn) = (self.namespace(), self.ground.dsn());
         format!(
             r#"
@@ -72,7 +72,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
         )
     }
 
-    fn apply(&self, manifests: &str) -> Result<String> {
+    pub(crate) fn apply(&self, manifests: &str) -> Result<String> {
         self.ground.api().apply(manifests)
     }
 
@@ -80,7 +80,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
         self.ground.api().kubectl(args).expect("kubectl fails")
     }
 
-    async fn operator(&self) -> Operator {
+    pub(crate) async fn operator(&self) -> Operator {
         self.ground.start_operator(&self.ground.operator_options()).await
     }
 
@@ -105,7 +105,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     }
 
     /// Waits until an object has a condition with that reason, and returns its message.
-    async fn condition(&self, object: &str, kind: &str, reason: &str) -> String {
+    pub(crate) async fn condition(&self, object: &str, kind: &str, reason: &str) -> String {
         let what = format!("{kind} {reason} on {object}");
         let found = wait_for(&what, PATIENCE, || async {
             let text = self.ground.api().kubectl(&["-n", self.namespace(), "get", object, "-o", "json"])?;
@@ -119,7 +119,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
         found.await.unwrap_or_else(|error| panic!("{error:#}"))
     }
 
-    fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let all = ["-n", self.namespace(), "get", "ktgt,kinv,kdb", "-o", "yaml"];
         self.ground.api().kubectl(&all).unwrap_or_default()
     }

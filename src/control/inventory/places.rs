@@ -123,7 +123,7 @@ impl Control {
         }
         match (departure, self.way_to(key, there, state)) {
             (_, Found::Nowhere) | (Some(Departure::Failed(_)), Found::Remembered(_)) => {
-                left.stranded.push(there.clone())
+                left.stranded.push(there.clone());
             }
             (None, Found::Way(way) | Found::Remembered(way)) => {
                 left.pending += 1;
