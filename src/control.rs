@@ -228,6 +228,8 @@ impl Control {
             self.work().await;
         }
         tasks.shutdown().await;
+        self.probes.shutdown().await;
+        self.errands.shutdown().await;
         Ok(())
     }
 

@@ -98,6 +98,11 @@ impl Errands {
         }
         Ok((subject, again))
     }
+
+    /// Abandons all writes: whoever asked for one asks again in its next life.
+    pub(super) async fn shutdown(&mut self) {
+        self.running.shutdown().await;
+    }
 }
 
 async fn run(

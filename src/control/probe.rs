@@ -82,6 +82,12 @@ impl Probes {
         Ok(probed)
     }
 
+    /// Abandons all probes.
+    pub(super) async fn shutdown(&mut self) {
+        self.waiting.clear();
+        self.running.shutdown().await;
+    }
+
     fn start(&mut self) {
         while self.running.len() < PARALLEL {
             let Some(order) = self.waiting.pop_front() else { return };

@@ -2,8 +2,9 @@
 //!
 //! A backend brings a [`Subject`]: how to make sinks, good ones and broken ones, and how to see what is really stored.
 //! [`run`] drives it through the promises of [`Sink`]: equal rows are not written again, keys that are gone are deleted,
-//! an empty inventory leaves nothing, other scopes are left alone, failures have the right class, and a delivery that is
-//! dropped half way has happened either not at all or as a whole.
+//! an empty inventory leaves nothing, other scopes are left alone, failures have the right class, what somebody does behind
+//! the sink's back is found and mended, a scope that is left is gone or nobody's, and what is dropped half way has happened
+//! either not at all or as a whole.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::BoxFuture;
 
-use super::Sink;
+use super::{Audit, Fault, Leave, Receipt, Sink};
 use crate::error::{Class, Classify};
 use crate::export::{Base, Delta, Scope, Selection, Standing, compare};
 use crate::model::{Body, Cluster, Gvk, Name, Namespace, ObjectKey, Origin, Part, Row, RowKey, Seq, Uid};
@@ -30,6 +31,24 @@ pub trait Subject: Sync {
 
     /// Reads what is stored of a scope, past the sink: (target, uid) to item.
     fn stored<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Stored>>;
+
+    /// Does something to the destination behind the sink's back; `uid` says to which row of the scope.
+    fn tamper<'a>(&'a self, scope: &'a Scope, uid: &'a str, deed: Tamper) -> BoxFuture<'a, Result<()>>;
+}
+
+/// What somebody does to a destination by hand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tamper {
+    /// Changes the content of the row, and nothing of what the sink keeps beside it.
+    Edit,
+    /// Changes the namespace that the row is stored under.
+    Move,
+    /// Deletes the row.
+    Delete,
+    /// Adds a row under this uid.
+    Add,
+    /// Loses what the sink has on record of the scope.
+    Forget,
 }
 
 /// Items by target and uid.
@@ -88,7 +107,11 @@ pub async fn run(subject: &impl Subject) -> Result<()> {
     restart_finds_nothing_to_do(subject).await.context("a restart finds nothing to do")?;
     other_scopes_are_untouched(subject).await.context("other scopes are untouched")?;
     failures_have_their_class(subject).await.context("failures have their class")?;
-    dropped_delivery_is_all_or_nothing(subject).await.context("a dropped delivery is all or nothing")
+    tampering_is_found_and_mended(subject).await.context("tampering is found and mended")?;
+    left_scope_is_gone_or_nobodys(subject).await.context("a scope that is left is gone or nobody's")?;
+    dropped_delivery_is_all_or_nothing(subject).await.context("a dropped delivery is all or nothing")?;
+    dropped_change_is_all_or_nothing(subject).await.context("a dropped change is all or nothing")?;
+    dropped_leave_is_all_or_nothing(subject).await.context("a dropped leave is all or nothing")
 }
 
 async fn keys(subject: &impl Subject, scope: &Scope) -> Result<Vec<String>> {
@@ -194,10 +217,12 @@ async fn failures_have_their_class(subject: &impl Subject) -> Result<()> {
         ensure!(probe.class() == Class::Terminal, "wrong credentials, probe: {} ({probe})", probe.class());
         let delivery = sink.deliver(&attempt).await.err().context("a delivery with wrong credentials passed")?;
         ensure!(delivery.class() == Class::Terminal, "wrong credentials: {} ({delivery})", delivery.class());
+        ensure!(delivery.fault() == Fault::Destination, "wrong credentials: {:?} ({delivery})", delivery.fault());
     }
     let sink = subject.unreachable();
     let delivery = sink.deliver(&attempt).await.err().context("a delivery to nowhere passed")?;
     ensure!(delivery.class() == Class::Transient, "no answer: {} ({delivery})", delivery.class());
+    ensure!(delivery.fault() == Fault::Destination, "no answer: {:?} ({delivery})", delivery.fault());
     Ok(())
 }
 
@@ -225,4 +250,155 @@ async fn dropped_delivery_is_all_or_nothing(subject: &impl Subject) -> Result<()
         }
     }
     anyhow::bail!("no delivery got through")
+}
+
+/// Brings a scope back to these rows, as the caller of a sink does after an audit.
+///
+/// # Errors
+/// What the sink says.
+pub async fn mend(sink: &Arc<dyn Sink>, scope: &Arc<Scope>, rows: &[Row]) -> Result<Receipt> {
+    let held = sink.verify(scope, rows).await?;
+    let (upserts, deletes) = compare(rows.to_vec(), held, |_, _| true, |row| sink.fingerprint(scope, row));
+    Ok(sink.deliver(&delta(scope, Base::Drifted, upserts, deletes, rows.len() as u64, 9)).await?)
+}
+
+async fn tampering_is_found_and_mended(subject: &impl Subject) -> Result<()> {
+    let (sink, scope) = (subject.sink(), scope("contract", "team-a", "tampered"));
+    sink.recover(&scope, &Selection::All).await?;
+    let mut all = rows(20, |n| format!("{{\"replicas\":{n}}}"))?;
+    sink.deliver(&delta(&scope, Base::Empty, all.clone(), Vec::new(), 20, 1)).await?;
+    ensure!(sink.audit(&scope).await? == Audit::Intact, "after the first delivery");
+    let changed = rows(3, |_| "{\"replicas\":0}".to_owned())?;
+    let gone = all.pop().map(|row| row.key()).into_iter().collect();
+    all.splice(..3, changed.iter().cloned());
+    sink.deliver(&delta(&scope, Base::Filled, changed, gone, 19, 2)).await?;
+    ensure!(sink.audit(&scope).await? == Audit::Intact, "after a change");
+    let wanted = subject.stored(&scope).await?;
+
+    let (there, strange) = ("00000007-0000-4000-8000-000000000000", "0000ffff-0000-4000-8000-000000000000");
+    for (deed, uid, mended) in [
+        (Tamper::Edit, there, (1, 0)),
+        (Tamper::Move, there, (1, 0)),
+        (Tamper::Delete, there, (1, 0)),
+        (Tamper::Add, strange, (0, 1)),
+        (Tamper::Forget, there, (0, 0)),
+    ] {
+        subject.tamper(&scope, uid, deed).await?;
+        ensure!(sink.audit(&scope).await? == Audit::Drifted, "{deed:?} is not seen");
+        let receipt = mend(&sink, &scope, &all).await.with_context(|| format!("mend {deed:?}"))?;
+        ensure!((receipt.written, receipt.deleted) == mended, "{deed:?}: {receipt:?}");
+        ensure!(subject.stored(&scope).await? == wanted, "{deed:?} is not mended");
+        ensure!(sink.audit(&scope).await? == Audit::Intact, "{deed:?} is mended and still seen");
+    }
+    Ok(())
+}
+
+async fn left_scope_is_gone_or_nobodys(subject: &impl Subject) -> Result<()> {
+    let sink = subject.sink();
+    let [left, orphan, kept, never] = ["left", "orphan", "kept", "never"].map(|name| scope("leave", "team-a", name));
+    let all = rows(5, |_| "{}".to_owned())?;
+    for scope in [&left, &orphan, &kept] {
+        sink.recover(scope, &Selection::All).await?;
+        sink.deliver(&delta(scope, Base::Empty, all.clone(), Vec::new(), 5, 1)).await?;
+    }
+    let ours = |scopes: Vec<Scope>| {
+        let mut names: Vec<String> = scopes
+            .into_iter()
+            .filter(|scope| scope.cluster == kept.cluster && scope.inventory_uid == kept.inventory_uid)
+            .map(|scope| scope.inventory.name.to_string())
+            .collect();
+        names.sort();
+        names
+    };
+    ensure!(ours(sink.scopes().await?) == ["kept", "left", "orphan"]);
+    for deleted in [5, 0] {
+        let receipt = sink.leave(&left, Leave::Delete).await?;
+        ensure!((receipt.written, receipt.deleted) == (0, deleted), "{receipt:?}");
+        ensure!(subject.stored(&left).await?.is_empty());
+    }
+    // What was left to nobody is not ours to delete afterwards.
+    for leave in [Leave::Orphan, Leave::Orphan, Leave::Delete] {
+        ensure!(sink.leave(&orphan, leave).await? == Receipt::default());
+        ensure!(subject.stored(&orphan).await?.len() == 5);
+    }
+    for leave in [Leave::Orphan, Leave::Delete] {
+        ensure!(sink.leave(&never, leave).await? == Receipt::default());
+    }
+    ensure!(ours(sink.scopes().await?) == ["kept"]);
+    ensure!(subject.stored(&kept).await?.len() == 5);
+    ensure!(sink.recover(&orphan, &Selection::All).await?.len() == 5, "rows of nobody cannot be taken");
+    ensure!(ours(sink.scopes().await?) == ["kept", "orphan"]);
+    Ok(())
+}
+
+/// Lets `attempt` run longer and longer until it gets through; after each cut, `check` looks at what is there.
+async fn cut_later_and_later<'a, T>(
+    mut attempt: impl FnMut() -> BoxFuture<'a, Result<T>>,
+    mut check: impl FnMut(Duration) -> BoxFuture<'a, Result<()>>,
+) -> Result<T> {
+    let mut limit = Duration::from_millis(1);
+    while limit < Duration::from_mins(1) {
+        let outcome = tokio::time::timeout(limit, attempt()).await;
+        check(limit).await?;
+        if let Ok(outcome) = outcome {
+            return outcome;
+        }
+        limit += Duration::from_millis(2) + limit / 16;
+    }
+    anyhow::bail!("nothing gets through")
+}
+
+async fn dropped_change_is_all_or_nothing(subject: &impl Subject) -> Result<()> {
+    let (sink, scope) = (&subject.sink(), &scope("contract", "team-a", "dropped-change"));
+    sink.recover(scope, &Selection::All).await?;
+    let before = rows(3_000, |n| format!("{{\"replicas\":{n}}}"))?;
+    sink.deliver(&delta(scope, Base::Empty, before.clone(), Vec::new(), 3_000, 1)).await?;
+    let mut after = rows(3_000, |n| format!("{{\"replicas\":-{n}}}"))?;
+    let gone: Vec<RowKey> = after.split_off(2_000).iter().map(Row::key).collect();
+    let change = &delta(scope, Base::Filled, after, gone, 2_000, 2);
+    cut_later_and_later(
+        || Box::pin(async { Ok(sink.deliver(change).await?) }),
+        |limit| {
+            Box::pin(async move {
+                let stored = subject.stored(scope).await?;
+                let old = stored.values().filter(|item| item["attributes"]["replicas"].as_i64() > Some(0)).count();
+                let whole = (stored.len(), old) == (3_000, 2_999) || (stored.len(), old) == (2_000, 0);
+                ensure!(whole, "cut after {limit:?}: {old} old ones among {} rows", stored.len());
+                ensure!(
+                    sink.audit(scope).await? == Audit::Intact,
+                    "cut after {limit:?}: the record is not that of the rows"
+                );
+                Ok(())
+            })
+        },
+    )
+    .await?;
+    ensure!(subject.stored(scope).await?.len() == 2_000, "acknowledged, and not there");
+    Ok(())
+}
+
+async fn dropped_leave_is_all_or_nothing(subject: &impl Subject) -> Result<()> {
+    let (sink, scope) = (&subject.sink(), &scope("contract", "team-a", "dropped-leave"));
+    sink.recover(scope, &Selection::All).await?;
+    let all = rows(3_000, |_| "{}".to_owned())?;
+    sink.deliver(&delta(scope, Base::Empty, all, Vec::new(), 3_000, 1)).await?;
+    cut_later_and_later(
+        || Box::pin(async { Ok(sink.leave(scope, Leave::Delete).await?) }),
+        |limit| {
+            Box::pin(async move {
+                // What was cut may still come to its end meanwhile.
+                let was_ours = sink.scopes().await?.contains(scope);
+                let rows = subject.stored(scope).await?.len();
+                let is_ours = sink.scopes().await?.contains(scope);
+                ensure!(
+                    rows == 3_000 && was_ours || rows == 0 && !is_ours,
+                    "cut after {limit:?}: {rows} rows, on record: {is_ours}"
+                );
+                Ok(())
+            })
+        },
+    )
+    .await?;
+    ensure!(subject.stored(scope).await?.is_empty(), "left, and still there");
+    Ok(())
 }

@@ -15,7 +15,7 @@ pub const STATEMENT_TIMEOUT: Duration = Duration::from_mins(2);
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// PostgreSQL cuts longer names silently.
-const LONGEST_IDENTIFIER_BYTES: usize = 63;
+pub(super) const LONGEST_IDENTIFIER_BYTES: usize = 63;
 
 /// Settings of one PostgreSQL sink.
 #[derive(Debug, Clone)]

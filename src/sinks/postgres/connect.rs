@@ -107,7 +107,7 @@ impl Pool {
         let reused = std::iter::from_fn(|| self.idle.lock().pop()).map(|idle| idle.session).find(Open::is_usable);
         let session = match reused {
             Some(session) => session,
-            None => self.open().await?,
+            None => self.open().await.map_err(|error| PostgresError::Connect(Box::new(error)))?,
         };
         Ok(Lease { session: Some(session), pool: Arc::clone(self), _permit: permit })
     }

@@ -15,13 +15,16 @@ use super::dsn::DsnError;
 use super::schema::SchemaError;
 use super::tls::TlsError;
 use crate::error::{Class, Classify};
-use crate::sinks::SinkError;
 use crate::sinks::mandate::Deposed;
 use crate::sinks::netguard::DialError;
+use crate::sinks::{Fault, SinkError};
 
 /// A failure of the PostgreSQL sink.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PostgresError {
+    /// No connection could be opened, for one of the other reasons.
+    #[error(transparent)]
+    Connect(Box<PostgresError>),
     #[error(transparent)]
     Dsn(DsnError),
     #[error("{field} must have 1 to {limit} bytes, or PostgreSQL would cut it")]
@@ -98,11 +101,24 @@ impl fmt::Display for ServerError {
         if let Some(advice) = advice(&self.state) {
             write!(f, "; {advice}")?;
         }
-        match &self.constraint {
-            Some(constraint) if self.state == SqlState::UNIQUE_VIOLATION => {
-                write!(f, "; the constraint \"{constraint}\" is narrower than the key of the rows: drop it")
-            }
-            _ => Ok(()),
+        match self.unique_index() {
+            Some(index) => write!(f, "; the constraint \"{index}\" is narrower than the key of the rows: drop it"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ServerError {
+    /// Returns the unique index that a row offends.
+    pub(super) fn unique_index(&self) -> Option<&str> {
+        self.constraint.as_deref().filter(|_| self.state == SqlState::UNIQUE_VIOLATION)
+    }
+
+    /// Says why a row is refused; `mend` is the statement after which its unique index refuses it no more.
+    pub(super) fn refusal(&self, mend: Option<&str>) -> String {
+        match mend {
+            Some(mend) => format!("{} (SQLSTATE {}); {mend}", self.message, self.state.code()),
+            None => self.to_string(),
         }
     }
 }
@@ -161,13 +177,49 @@ impl PostgresError {
     pub(super) fn state(&self) -> Option<&SqlState> {
         match self {
             Self::Server { source, .. } => Some(&source.state),
+            Self::Connect(cause) => cause.state(),
             _ => None,
+        }
+    }
+
+    /// Returns what the server says, if it refuses what is in the rows and not the statement, the role or the moment.
+    pub(super) fn of_data(&self) -> Option<&ServerError> {
+        let Self::Server { source, .. } = self else { return None };
+        let code = source.state.code();
+        // Data exception, integrity constraint violation, program limit exceeded; what a trigger raises.
+        let of_data = matches!(code.get(..2), Some("22" | "23" | "54")) || code == "P0001";
+        of_data.then_some(source)
+    }
+
+    /// Returns where the failure lies.
+    fn fault(&self) -> Fault {
+        match self {
+            // Once connected, all that says that the server is away.
+            Self::Connect(_)
+            | Self::Dial(_)
+            | Self::Tls(_)
+            | Self::Handshake { .. }
+            | Self::Io { .. }
+            | Self::Closed { .. }
+            | Self::ReadOnly { .. } => Fault::Destination,
+            Self::Server { source, .. } => state_fault(&source.state),
+            Self::Dsn(_)
+            | Self::Name { .. }
+            | Self::SameTable
+            | Self::Driver { .. }
+            | Self::Timeout { .. }
+            | Self::Schema(_)
+            | Self::ClusterConflict { .. }
+            | Self::Fenced { .. }
+            | Self::Raced { .. }
+            | Self::Deposed { .. } => Fault::Delivery,
         }
     }
 
     /// Returns the condition reason.
     fn reason(&self) -> &'static str {
         match self {
+            Self::Connect(cause) => cause.reason(),
             Self::ClusterConflict { .. } => "ClusterConflict",
             Self::Fenced { .. } => "Fenced",
             Self::Dsn(_)
@@ -195,7 +247,11 @@ impl PostgresError {
 
 impl From<PostgresError> for SinkError {
     fn from(error: PostgresError) -> Self {
-        Self::new(error.class(), error.reason(), error)
+        let (fault, failure) = (error.fault(), Self::new(error.class(), error.reason(), error));
+        match fault {
+            Fault::Destination => failure.of_destination(),
+            Fault::Delivery => failure,
+        }
     }
 }
 
@@ -210,6 +266,7 @@ impl Classify for PostgresError {
             | Self::Schema(_)
             | Self::ClusterConflict { .. }
             | Self::Fenced { .. } => Class::Terminal,
+            Self::Connect(cause) => cause.class(),
             Self::Dial(error) => error.class(),
             Self::Handshake { source, .. } => handshake_class(source),
             Self::Server { source, .. } => state_class(&source.state),
@@ -253,6 +310,19 @@ fn handshake_class(error: &rustls::Error) -> Class {
             | AlertDescription::NoApplicationProtocol,
         ) => Class::Terminal,
         _ => Class::Transient,
+    }
+}
+
+/// Tells a server that serves nobody from one that refuses this statement, by class (PostgreSQL manual, appendix A).
+fn state_fault(state: &SqlState) -> Fault {
+    match state.code() {
+        "57014" => Fault::Delivery,    // the statement timeout
+        "25006" => Fault::Destination, // read-only
+        code => match code.get(..2).unwrap_or_default() {
+            // connection, authorization, catalog name, out of resources, operator intervention
+            "08" | "28" | "3D" | "53" | "57" => Fault::Destination,
+            _ => Fault::Delivery,
+        },
     }
 }
 
@@ -320,6 +390,58 @@ mod tests {
             ("XX000", Class::Transient),
         ] {
             assert_eq!(state_class(&SqlState::from_code(state)), class, "{state}");
+        }
+    }
+
+    #[test]
+    fn fault_is_the_destinations_when_nobody_could_be_served() {
+        for (state, fault) in [
+            ("08006", Fault::Destination),
+            ("08P01", Fault::Destination),
+            ("25006", Fault::Destination),
+            ("28P01", Fault::Destination),
+            ("3D000", Fault::Destination),
+            ("53100", Fault::Destination),
+            ("53300", Fault::Destination),
+            ("57P01", Fault::Destination),
+            ("57P03", Fault::Destination),
+            ("22P05", Fault::Delivery),
+            ("23505", Fault::Delivery),
+            ("3F000", Fault::Delivery),
+            ("40001", Fault::Delivery),
+            ("40P01", Fault::Delivery),
+            ("42501", Fault::Delivery),
+            ("55P03", Fault::Delivery),
+            ("57014", Fault::Delivery),
+        ] {
+            assert_eq!(state_fault(&SqlState::from_code(state)), fault, "{state}");
+        }
+        let timeout = || PostgresError::Timeout { doing: "answer".to_owned(), after: Duration::from_secs(1) };
+        assert_eq!(SinkError::from(timeout()).fault(), Fault::Delivery);
+        let connect = PostgresError::Connect(Box::new(timeout()));
+        assert_eq!(SinkError::from(connect).fault(), Fault::Destination);
+        let closed = PostgresError::Closed { doing: "write".to_owned() };
+        assert_eq!(SinkError::from(closed).fault(), Fault::Destination);
+    }
+
+    #[test]
+    fn rows_are_to_blame_for_data_errors_only() {
+        for (state, blamed) in [
+            ("22021", true),
+            ("23505", true),
+            ("23514", true),
+            ("54000", true),
+            ("P0001", true),
+            ("08006", false),
+            ("40001", false),
+            ("42501", false),
+            ("55P03", false),
+            ("57014", false),
+            ("P0002", false),
+        ] {
+            let source = ServerError { state: SqlState::from_code(state), message: String::new(), constraint: None };
+            let error = PostgresError::Server { doing: String::new(), source };
+            assert_eq!(error.of_data().is_some(), blamed, "{state}");
         }
     }
 

@@ -6,12 +6,13 @@
 use std::fmt;
 
 use tokio_postgres::Client;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use tracing::warn;
 
 use super::config::{Names, Provisioning};
 use super::connect::in_time;
 use super::error::PostgresError;
+use super::upgrade;
 use tokio::time::Instant;
 
 /// `bit_xor` came with 14; every older release is out of support.
@@ -22,6 +23,9 @@ pub(super) const KEY: [&str; 5] = ["cluster", "inventory_namespace", "inventory_
 
 /// The key of earlier releases.
 const OLD_KEY: [&str; 4] = ["inventory_namespace", "inventory_name", "target_name", "source_uid"];
+
+/// What tables of earlier releases lack.
+pub(super) const FINGERPRINT: &str = "fingerprint";
 
 /// The key of a state row.
 const STATE_KEY: [&str; 3] = ["cluster", "inventory_namespace", "inventory_name"];
@@ -46,7 +50,7 @@ const COLUMNS: [Column; 9] = [
     column("resource_namespace", "text", "NOT NULL DEFAULT ''"),
     column("payload", "jsonb", "NOT NULL"),
     column("exported_at", "timestamp with time zone", "NOT NULL"),
-    column("fingerprint", "bytea", ""),
+    column(FINGERPRINT, "bytea", ""),
 ];
 
 const STATE_COLUMNS: [Column; 12] = [
@@ -149,6 +153,8 @@ pub(super) struct Facts {
     pub(super) role: String,
     /// Whether the table of rows is there.
     pub(super) has_table: bool,
+    /// Whether it is one of an earlier release that will be brought up to date.
+    pub(super) is_outdated: bool,
     /// Whether states are kept. They are optional beside a table that somebody else made.
     pub(super) has_state: bool,
 }
@@ -167,30 +173,67 @@ struct Found {
     state: Option<Relation>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Relation {
     oid: u32,
     kind: String,
+    is_owned: bool,
     missing_privileges: Vec<&'static str>,
     columns: Vec<FoundColumn>,
     unique: Vec<UniqueIndex>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct FoundColumn {
     name: String,
     kind: String,
     needs_value: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct UniqueIndex {
     name: String,
     is_constraint: bool,
     columns: Vec<String>,
 }
 
-/// Looks at the tables and creates the ones that are missing, if it may.
+impl UniqueIndex {
+    /// Returns the statement that drops the index.
+    fn drop(&self, schema: &str, table: &str) -> String {
+        let name = Quoted(self.name.clone());
+        if self.is_constraint {
+            format!("ALTER TABLE {table} DROP CONSTRAINT {name}")
+        } else {
+            format!("DROP INDEX CONCURRENTLY {}.{name}", Quoted(schema.to_owned()))
+        }
+    }
+
+    fn is_on(&self, key: &[&str]) -> bool {
+        self.columns.len() == key.len() && key.iter().all(|name| self.columns.iter().any(|column| column == name))
+    }
+}
+
+impl Relation {
+    /// Returns this table of an earlier release as it will be once it is brought up to date, or none if there is nothing
+    /// to do, or not by us.
+    fn upgraded(&self) -> Option<Self> {
+        // An index of a partitioned table cannot be built beside its writers.
+        let is_old = self.kind == "r" && self.is_owned && self.unique.iter().any(|index| index.is_on(&OLD_KEY));
+        let mut next = self.clone();
+        if !self.columns.iter().any(|column| column.name == FINGERPRINT) {
+            let (name, kind) = (FINGERPRINT.to_owned(), "bytea".to_owned());
+            next.columns.push(FoundColumn { name, kind, needs_value: false });
+        }
+        if !self.unique.iter().any(|index| index.is_on(&KEY)) {
+            let columns = KEY.iter().map(|&name| name.to_owned()).collect();
+            next.unique.push(UniqueIndex { name: String::new(), is_constraint: false, columns });
+        }
+        let differs = next.columns.len() + next.unique.len() > self.columns.len() + self.unique.len();
+        (is_old && differs).then_some(next)
+    }
+}
+
+/// Looks at the tables, and creates the ones that are missing and brings an old one up to date, if it may.
 pub(super) async fn ensure(
     client: &Client,
     names: &Names,
@@ -199,10 +242,15 @@ pub(super) async fn ensure(
 ) -> Result<Facts, PostgresError> {
     let found = inspect(client, names, deadline).await?;
     let facts = judge(&found, names, mode).map_err(PostgresError::Schema)?;
-    if mode == Provisioning::Existing || facts.has_table && facts.has_state {
+    if mode == Provisioning::Existing || facts.has_table && facts.has_state && !facts.is_outdated {
         return Ok(facts);
     }
-    create(client, names, deadline).await?;
+    if !(facts.has_table && facts.has_state) {
+        create(client, names, deadline).await?;
+    }
+    if facts.is_outdated {
+        upgrade::run(client, names, deadline).await?;
+    }
     let found = inspect(client, names, deadline).await?;
     judge(&found, names, Provisioning::Existing).map_err(PostgresError::Schema)
 }
@@ -260,7 +308,11 @@ fn judge(found: &Found, names: &Names, mode: Provisioning) -> Result<Facts, Sche
         return Err(SchemaError::SchemaPrivilege { schema, role, privilege: "USAGE" });
     }
     let table = names.data();
-    match &found.data {
+    let upgraded = match &found.data {
+        Some(relation) if mode == Provisioning::Ensure => relation.upgraded(),
+        _ => None,
+    };
+    match upgraded.as_ref().or(found.data.as_ref()) {
         Some(relation) => DATA.judge(relation, names, &table, &found.role)?,
         None if mode == Provisioning::Existing => {
             return Err(SchemaError::NoTable { ddl: DATA.create(&table), table });
@@ -279,6 +331,7 @@ fn judge(found: &Found, names: &Names, mode: Provisioning) -> Result<Facts, Sche
         version: found.version_text.clone(),
         role: found.role.clone(),
         has_table: found.data.is_some(),
+        is_outdated: upgraded.is_some(),
         has_state: found.state.is_some(),
     })
 }
@@ -356,10 +409,7 @@ impl Shape {
     }
 
     fn judge_key(&self, relation: &Relation, schema: &str, table: &str) -> Result<(), SchemaError> {
-        let is = |index: &UniqueIndex, key: &[&str]| {
-            index.columns.len() == key.len() && key.iter().all(|name| index.columns.iter().any(|column| column == name))
-        };
-        if !relation.unique.iter().any(|index| is(index, self.key)) {
+        if !relation.unique.iter().any(|index| index.is_on(self.key)) {
             return Err(SchemaError::NoKey {
                 table: table.to_owned(),
                 key: self.key.join(", "),
@@ -372,7 +422,7 @@ impl Shape {
             if !narrower {
                 continue;
             }
-            if is(index, &OLD_KEY) {
+            if index.is_on(&OLD_KEY) {
                 warn!(
                     table,
                     index = index.name,
@@ -380,20 +430,63 @@ impl Shape {
                 );
                 continue;
             }
-            let name = Quoted(index.name.clone());
             return Err(SchemaError::NarrowKey {
                 table: table.to_owned(),
                 columns: index.columns.join(", "),
-                ddl: if index.is_constraint {
-                    format!("ALTER TABLE {table} DROP CONSTRAINT {name}")
-                } else {
-                    format!("DROP INDEX CONCURRENTLY {}.{name}", Quoted(schema.to_owned()))
-                },
-                index: name,
+                ddl: index.drop(schema, table),
+                index: Quoted(index.name.clone()),
             });
         }
         Ok(())
     }
+}
+
+/// Which of the two tables are there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Present {
+    pub(super) data: bool,
+    pub(super) state: bool,
+}
+
+/// Looks which tables are there, for somebody who will not make any.
+pub(super) async fn present(client: &Client, names: &Names, deadline: Instant) -> Result<Present, PostgresError> {
+    let doing = || format!("look for table {}", names.data());
+    let sql = "SELECT coalesce(bool_or(c.relname = $2), false), coalesce(bool_or(c.relname = $3), false) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = $1";
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&names.schema, Type::TEXT), (&names.table, Type::TEXT), (&names.state_table, Type::TEXT)];
+    let row = in_time(deadline, doing, client.query_typed_one(sql, &params)).await?;
+    let failed = |error| PostgresError::driver(doing(), error);
+    Ok(Present { data: row.try_get(0).map_err(failed)?, state: row.try_get(1).map_err(failed)? })
+}
+
+/// Returns what to say of a unique index that refuses rows, with the statement that drops it; none if the table of rows
+/// has no such index.
+pub(super) async fn mend_unique(
+    client: &Client,
+    names: &Names,
+    index: &str,
+    deadline: Instant,
+) -> Result<Option<String>, PostgresError> {
+    let doing = || format!("look at unique index {index} of table {}", names.data());
+    let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u')), \
+         ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid ORDER BY a.attnum) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
+         JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
+         WHERE n.nspname = $1 AND t.relname = $2 AND c.relname = $3";
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&names.schema, Type::TEXT), (&names.table, Type::TEXT), (&index, Type::TEXT)];
+    let row = in_time(deadline, doing, client.query_typed_opt(sql, &params)).await?;
+    let Some(row) = row else { return Ok(None) };
+    let failed = |error| PostgresError::driver(doing(), error);
+    let (is_constraint, columns) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let index = UniqueIndex { name: index.to_owned(), is_constraint, columns };
+    let why = if index.is_on(&OLD_KEY) {
+        "the key of earlier releases does not know the cluster; once none of them writes here, run"
+    } else {
+        "this unique index is none of ours and refuses rows that differ; run"
+    };
+    Ok(Some(format!("{why}: {}", index.drop(&names.schema, &names.data()))))
 }
 
 /// Asks the catalog.
@@ -403,7 +496,7 @@ async fn inspect(client: &Client, names: &Names, deadline: Instant) -> Result<Fo
          current_user::text, current_setting('transaction_read_only') = 'on', n.oid IS NOT NULL, \
          coalesce(has_schema_privilege(n.oid, 'USAGE'), false), coalesce(has_schema_privilege(n.oid, 'CREATE'), false) \
          FROM (SELECT 1) one LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = $1";
-    let schema: (&(dyn tokio_postgres::types::ToSql + Sync), Type) = (&names.schema, Type::TEXT);
+    let schema: (&(dyn ToSql + Sync), Type) = (&names.schema, Type::TEXT);
     let row = in_time(deadline, doing, client.query_typed_one(server, std::slice::from_ref(&schema))).await?;
     let failed = |error| PostgresError::driver(doing(), error);
     let mut found = Found {
@@ -419,8 +512,8 @@ async fn inspect(client: &Client, names: &Names, deadline: Instant) -> Result<Fo
     };
     let relations = "SELECT c.relname::text, c.oid, c.relkind::text, \
          has_table_privilege(c.oid, 'SELECT'), has_table_privilege(c.oid, 'INSERT'), \
-         has_table_privilege(c.oid, 'UPDATE'), has_table_privilege(c.oid, 'DELETE') \
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+         has_table_privilege(c.oid, 'UPDATE'), has_table_privilege(c.oid, 'DELETE'), \
+         pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
          WHERE n.nspname = $1 AND c.relname = ANY ($2)";
     let tables = [names.table.as_str(), names.state_table.as_str()];
     let rows =
@@ -430,6 +523,7 @@ async fn inspect(client: &Client, names: &Names, deadline: Instant) -> Result<Fo
         let mut relation = Relation {
             oid: row.try_get(1).map_err(failed)?,
             kind: row.try_get(2).map_err(failed)?,
+            is_owned: row.try_get(7).map_err(failed)?,
             ..Relation::default()
         };
         let shape = if name == names.table { &DATA } else { &STATE };

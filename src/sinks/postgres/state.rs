@@ -3,13 +3,18 @@
 //! Before anything of a scope is compared or written, its state row is [claimed](claim): locked, checked, and marked
 //! with our epoch, in the same transaction. From then on an older instance of this operator is refused, whatever it
 //! still has in hand, and so is an operator of another cluster that was given the same `spec.cluster`.
+//!
+//! A writer is `<process>/<inventory UID>`; the empty one is nobody: the rows were left on purpose, whoever claims them
+//! first has them, and no clean-up touches them.
 
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 
 use super::connect::in_time;
 use super::error::PostgresError;
 use super::{Session, Writer};
 use crate::export::Scope;
+use crate::model::{Cluster, Name, Namespace, ObjectKey, Uid};
 
 /// Another operator counts as gone when its last sign of life is older than this.
 const ABANDONED_SECONDS: i64 = 600;
@@ -20,8 +25,12 @@ pub(super) struct StateSql {
     select: String,
     insert: String,
     take: String,
+    lock: &'static str,
     epoch: String,
     heartbeat: String,
+    orphan: String,
+    remove: String,
+    scopes: String,
 }
 
 /// What the row says before we touch it.
@@ -31,6 +40,7 @@ struct Known {
     epoch: i64,
     /// Seconds since the last sign of life.
     silent_seconds: i64,
+    rows: i64,
 }
 
 /// What to do with the row.
@@ -40,12 +50,23 @@ enum Verdict {
     Take,
 }
 
+/// Whose a scope is, for somebody who leaves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    /// Ours, with this many rows when it was last written.
+    Us { rows: i64 },
+    /// Nobody has it on record.
+    Unrecorded,
+    /// Another operator's, an inventory's of the same name that came after this one, or nobody's on purpose.
+    NotUs,
+}
+
 impl StateSql {
     pub(super) fn new(state: &str) -> Self {
         Self {
             select: format!(
-                "SELECT writer, epoch, coalesce(extract(epoch FROM clock_timestamp() - heartbeat), 0)::bigint FROM {state} \
-                 WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3 FOR UPDATE"
+                "SELECT writer, epoch, coalesce(extract(epoch FROM clock_timestamp() - heartbeat), 0)::bigint, rows \
+                 FROM {state} WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3 FOR UPDATE"
             ),
             insert: format!(
                 "INSERT INTO {state} (cluster, inventory_namespace, inventory_name, writer, epoch, heartbeat) \
@@ -55,6 +76,7 @@ impl StateSql {
                 "UPDATE {state} SET writer = $4, epoch = $5, heartbeat = now() \
                  WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3"
             ),
+            lock: "SELECT pg_advisory_xact_lock(hashtextextended($1, 0))",
             epoch: format!("SELECT coalesce(max(epoch), 0)::bigint FROM {state} WHERE split_part(writer, '/', 1) = $1"),
             heartbeat: format!(
                 "UPDATE {state} s SET heartbeat = now() FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) \
@@ -62,18 +84,35 @@ impl StateSql {
                  AND s.inventory_namespace = k.inventory_namespace AND s.inventory_name = k.inventory_name \
                  AND s.writer = k.writer AND s.epoch <= $5"
             ),
+            orphan: format!(
+                "UPDATE {state} SET writer = '' WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3"
+            ),
+            remove: format!(
+                "DELETE FROM {state} WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3"
+            ),
+            scopes: format!(
+                "SELECT cluster, inventory_namespace, inventory_name, substr(writer, length($1) + 2) FROM {state} \
+                 WHERE starts_with(writer, $1 || '/')"
+            ),
         }
     }
 }
 
-/// Returns the epoch of this process for a destination: newer than all that an earlier one left.
-pub(super) async fn next_epoch(session: &Session<'_>, writer: &Writer) -> Result<i64, PostgresError> {
-    let doing = || format!("read the epochs of {}", session.state());
+/// Takes the epoch of this process for a destination, newer than all that an earlier one left, and claims the scope under
+/// it in the open transaction. The epoch holds once the transaction is committed: until then another life that starts at
+/// the same moment waits for the lock, and afterwards it finds this one's epoch in the row.
+pub(super) async fn first_claim(session: &Session<'_>, scope: &Scope, writer: &Writer) -> Result<i64, PostgresError> {
+    let doing = || format!("take an epoch in {}", session.state());
+    let name = format!("kollect epoch {} {}", session.state(), writer.process);
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&name, Type::TEXT)];
+    in_time(session.deadline(), doing, session.client().query_typed(session.sql.state.lock, &params)).await?;
     let params: [(&(dyn ToSql + Sync), Type); 1] = [(&writer.process, Type::TEXT)];
     let query = session.client().query_typed_one(&session.sql.state.epoch, &params);
     let row = in_time(session.deadline(), doing, query).await?;
     let highest: i64 = row.try_get(0).map_err(|error| PostgresError::driver(doing(), error))?;
-    Ok(writer.lease_transitions.max(highest.saturating_add(1)))
+    let epoch = writer.lease_transitions.max(highest.saturating_add(1));
+    claim(session, scope, writer, epoch).await?;
+    Ok(epoch)
 }
 
 /// Locks the state row of a scope for the open transaction and makes sure that it is ours.
@@ -83,34 +122,105 @@ pub(super) async fn claim(
     writer: &Writer,
     epoch: i64,
 ) -> Result<(), PostgresError> {
+    let Some(known) = lock(session, scope).await? else { return insert(session, scope, writer, epoch).await };
+    let ours = writer.of(scope);
+    if judge(&known, writer, &ours, epoch, scope, &session.data())? == Verdict::Take {
+        let params: [(&(dyn ToSql + Sync), Type); 2] = [(&ours, Type::TEXT), (&epoch, Type::INT8)];
+        execute(session, scope, &session.sql.state.take, "claim", &params).await?;
+    }
+    Ok(())
+}
+
+/// Locks the state row of a scope for the open transaction and says whose it is. A scope without a row gets one, so that
+/// nobody else can begin to write it meanwhile. `epoch` is none when this process has claimed nothing here so far.
+pub(super) async fn own(
+    session: &Session<'_>,
+    scope: &Scope,
+    writer: &Writer,
+    epoch: Option<i64>,
+) -> Result<Owner, PostgresError> {
+    let Some(known) = lock(session, scope).await? else {
+        insert(session, scope, writer, epoch.unwrap_or(writer.lease_transitions)).await?;
+        return Ok(Owner::Unrecorded);
+    };
+    if known.writer != writer.of(scope) {
+        return Ok(Owner::NotUs);
+    }
+    match epoch {
+        Some(epoch) if known.epoch > epoch => Err(fenced(&known, epoch, scope, &session.data())),
+        _ => Ok(Owner::Us { rows: known.rows }),
+    }
+}
+
+/// Leaves a scope to nobody.
+pub(super) async fn orphan(session: &Session<'_>, scope: &Scope) -> Result<(), PostgresError> {
+    execute(session, scope, &session.sql.state.orphan, "leave", &[]).await.map(drop)
+}
+
+/// Removes the record of a scope.
+pub(super) async fn remove(session: &Session<'_>, scope: &Scope) -> Result<(), PostgresError> {
+    execute(session, scope, &session.sql.state.remove, "leave", &[]).await.map(drop)
+}
+
+/// Returns the scopes that this operator has on record.
+pub(super) async fn scopes(session: &Session<'_>, writer: &Writer) -> Result<Vec<Scope>, PostgresError> {
+    let doing = || format!("read the inventories of {}", session.state());
+    let params: [(&(dyn ToSql + Sync), Type); 1] = [(&writer.process, Type::TEXT)];
+    let query = session.client().query_typed(&session.sql.state.scopes, &params);
+    let rows = in_time(session.deadline(), doing, query).await?;
+    let scope = |row: &Row| -> Result<Scope, tokio_postgres::Error> {
+        Ok(Scope {
+            cluster: Cluster::new(row.try_get::<_, &str>(0)?),
+            inventory: ObjectKey::new(
+                Namespace::new(row.try_get::<_, &str>(1)?),
+                Name::new(row.try_get::<_, &str>(2)?),
+            ),
+            inventory_uid: Uid::new(row.try_get(3)?),
+        })
+    };
+    rows.iter().map(|row| scope(row).map_err(|error| PostgresError::driver(doing(), error))).collect()
+}
+
+/// Reads and locks the state row of a scope.
+async fn lock(session: &Session<'_>, scope: &Scope) -> Result<Option<Known>, PostgresError> {
     let doing = || format!("claim inventory {} in {}", scope.inventory, session.state());
     let (cluster, namespace, name) = key(scope);
-    let ours = writer.of(scope);
-    let params: [(&(dyn ToSql + Sync), Type); 5] = [
-        (&cluster, Type::TEXT),
-        (&namespace, Type::TEXT),
-        (&name, Type::TEXT),
-        (&ours, Type::TEXT),
-        (&epoch, Type::INT8),
-    ];
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&cluster, Type::TEXT), (&namespace, Type::TEXT), (&name, Type::TEXT)];
+    let select = session.client().query_typed_opt(&session.sql.state.select, &params);
+    let Some(row) = in_time(session.deadline(), doing, select).await? else { return Ok(None) };
     let failed = |error| PostgresError::driver(doing(), error);
-    let select = session.client().query_typed_opt(&session.sql.state.select, params.get(..3).unwrap_or_default());
-    let Some(row) = in_time(session.deadline(), doing, select).await? else {
-        let insert = session.client().execute_typed(&session.sql.state.insert, &params);
-        return match in_time(session.deadline(), doing, insert).await? {
-            1 => Ok(()),
-            _ => Err(PostgresError::Raced { inventory: scope.inventory.to_string(), table: session.data() }),
-        };
-    };
-    let known = Known {
+    Ok(Some(Known {
         writer: row.try_get(0).map_err(failed)?,
         epoch: row.try_get(1).map_err(failed)?,
         silent_seconds: row.try_get(2).map_err(failed)?,
-    };
-    if judge(&known, writer, &ours, epoch, scope, &session.data())? == Verdict::Take {
-        in_time(session.deadline(), doing, session.client().execute_typed(&session.sql.state.take, &params)).await?;
+        rows: row.try_get(3).map_err(failed)?,
+    }))
+}
+
+/// Makes the state row of a scope that has none.
+async fn insert(session: &Session<'_>, scope: &Scope, writer: &Writer, epoch: i64) -> Result<(), PostgresError> {
+    let params: [(&(dyn ToSql + Sync), Type); 2] = [(&writer.of(scope), Type::TEXT), (&epoch, Type::INT8)];
+    match execute(session, scope, &session.sql.state.insert, "claim", &params).await? {
+        1 => Ok(()),
+        _ => Err(PostgresError::Raced { inventory: scope.inventory.to_string(), table: session.data() }),
     }
-    Ok(())
+}
+
+/// Runs a statement over the state row of a scope; `more` goes after the key.
+async fn execute(
+    session: &Session<'_>,
+    scope: &Scope,
+    sql: &str,
+    verb: &str,
+    more: &[(&(dyn ToSql + Sync), Type)],
+) -> Result<u64, PostgresError> {
+    let doing = || format!("{verb} inventory {} in {}", scope.inventory, session.state());
+    let (cluster, namespace, name) = key(scope);
+    let mut params: Vec<(&(dyn ToSql + Sync), Type)> =
+        vec![(&cluster, Type::TEXT), (&namespace, Type::TEXT), (&name, Type::TEXT)];
+    params.extend_from_slice(more);
+    in_time(session.deadline(), doing, session.client().execute_typed(sql, &params)).await
 }
 
 /// Decides whether a state row may be written. Pure.
@@ -122,6 +232,9 @@ fn judge(
     scope: &Scope,
     table: &str,
 ) -> Result<Verdict, PostgresError> {
+    if known.writer.is_empty() {
+        return Ok(Verdict::Take);
+    }
     let process = known.writer.split_once('/').map_or(known.writer.as_str(), |(process, _)| process);
     if process != writer.process {
         if known.silent_seconds >= ABANDONED_SECONDS {
@@ -136,12 +249,16 @@ fn judge(
         });
     }
     if known.epoch > epoch {
-        let (inventory, table) = (scope.inventory.to_string(), table.to_owned());
-        return Err(PostgresError::Fenced { inventory, table, theirs: known.epoch, ours: epoch });
+        return Err(fenced(known, epoch, scope, table));
     }
     // An inventory that was deleted and made again keeps the row under its new UID.
     let same = known.epoch == epoch && known.writer == ours;
     Ok(if same { Verdict::Keep } else { Verdict::Take })
+}
+
+fn fenced(known: &Known, epoch: i64, scope: &Scope, table: &str) -> PostgresError {
+    let (inventory, table) = (scope.inventory.to_string(), table.to_owned());
+    PostgresError::Fenced { inventory, table, theirs: known.epoch, ours: epoch }
 }
 
 /// Marks scopes as watched; those of other writers are left alone.
@@ -177,7 +294,6 @@ pub(super) fn key(scope: &Scope) -> (&str, &str, &str) {
 mod tests {
     use super::*;
     use crate::error::{Class, Classify};
-    use crate::model::{Cluster, Name, Namespace, ObjectKey, Uid};
 
     fn verdict(writer: &str, epoch: i64, silent_seconds: i64) -> Result<Verdict, PostgresError> {
         let scope = Scope {
@@ -186,7 +302,7 @@ mod tests {
             inventory_uid: Uid::new("inv"),
         };
         let us = Writer { process: "us".to_owned(), lease_transitions: 3 };
-        let known = Known { writer: writer.to_owned(), epoch, silent_seconds };
+        let known = Known { writer: writer.to_owned(), epoch, silent_seconds, rows: 0 };
         judge(&known, &us, "us/inv", 5, &scope, "\"public\".\"items\"")
     }
 
@@ -210,5 +326,10 @@ mod tests {
              them/inv, last seen 599 s ago); set spec.cluster of the sink to a name that no other operator uses"
         );
         assert_eq!(verdict("them/inv", 9, 600).unwrap(), Verdict::Take);
+    }
+
+    #[test]
+    fn row_of_nobody_is_taken_at_once() {
+        assert_eq!(verdict("", 9, 0).unwrap(), Verdict::Take);
     }
 }

@@ -14,11 +14,12 @@ use tokio_postgres::types::{IsNull, ToSql, Type, to_sql_checked};
 
 use super::connect::in_time;
 use super::error::PostgresError;
+use super::schema::Facts;
 use super::{Session, state};
 use crate::canonical;
-use crate::export::{Delta, Scope};
+use crate::export::{Base, Delta, Scope};
 use crate::model::{Fingerprint, Row, RowKey};
-use crate::sinks::Receipt;
+use crate::sinks::{Receipt, Refused};
 
 /// A chunk of a `COPY` is sent when it has grown to this.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -39,18 +40,32 @@ pub(super) struct WriteSql {
     filled: String,
     copy: String,
     upsert: String,
+    differing: String,
     delete: String,
+    delete_all: String,
     finish: String,
 }
 
 /// What the delivery has done so far.
 #[derive(Debug, Default)]
-struct Tally {
+pub(super) struct Tally {
     inserted: i64,
     updated: i64,
     deleted: i64,
     hash: i64,
     bytes: u64,
+}
+
+impl Tally {
+    /// Returns what the caller is told.
+    pub(super) fn receipt(&self, refused: Vec<Refused>) -> Receipt {
+        Receipt {
+            written: u64::try_from(self.inserted + self.updated).unwrap_or(0),
+            deleted: u64::try_from(self.deleted).unwrap_or(0),
+            bytes: self.bytes,
+            refused,
+        }
+    }
 }
 
 impl WriteSql {
@@ -60,6 +75,13 @@ impl WriteSql {
         };
         let of_scope = scope("t");
         let (hash_t, hash_w, hash_g) = (hash("t"), hash("w"), hash("g"));
+        let lookup = format!(
+            "LEFT JOIN LATERAL (SELECT t.* FROM {data} t WHERE {of_scope} AND t.target_name = u.target_name \
+             AND t.source_uid = u.source_uid LIMIT 1) t ON true"
+        );
+        let content_differs =
+            "(t.resource_namespace IS DISTINCT FROM u.resource_namespace OR t.payload IS DISTINCT FROM u.payload)";
+        let differs = format!("(t.fingerprint IS DISTINCT FROM u.fingerprint OR {content_differs})");
         Self {
             filled: format!("SELECT EXISTS (SELECT FROM {data} t WHERE {of_scope})"),
             copy: format!(
@@ -69,36 +91,47 @@ impl WriteSql {
             // `d` reads the old versions in the snapshot of the statement, before `w` changes them. Each row is looked up by
             // itself (LIMIT keeps the planner from joining in bulk): right after a first delivery there are no statistics,
             // and a planner that believes in one row per inventory reads the whole inventory for each row.
+            //
+            // A row that has all that we would write but the fingerprint (it comes from an earlier release) is given the
+            // fingerprint and keeps its time: it did not change. One whose fingerprint is right and whose content is not was
+            // edited by somebody, and is written.
             upsert: format!(
-                "WITH d AS MATERIALIZED (SELECT u.*, t.source_uid IS NULL AS is_new, {hash_t} AS old_hash \
+                "WITH d AS MATERIALIZED (SELECT u.*, t.source_uid IS NULL AS is_new, {content_differs} AS is_changed, \
+                 {hash_t} AS old_hash \
                  FROM unnest($4::text[], $5::text[], $6::text[], $7::jsonb[], $8::bytea[]) \
                  AS u(target_name, source_uid, resource_namespace, payload, fingerprint) \
-                 LEFT JOIN LATERAL (SELECT t.* FROM {data} t WHERE {of_scope} AND t.target_name = u.target_name \
-                 AND t.source_uid = u.source_uid LIMIT 1) t ON true \
-                 WHERE t.source_uid IS NULL OR t.fingerprint IS DISTINCT FROM u.fingerprint), \
+                 {lookup} WHERE {differs}), \
                  w AS (INSERT INTO {data} AS w (cluster, inventory_namespace, inventory_name, target_name, source_uid, \
                  resource_namespace, payload, exported_at, fingerprint) \
                  SELECT $1, $2, $3, target_name, source_uid, resource_namespace, payload, $9, fingerprint FROM d \
                  ON CONFLICT (cluster, inventory_namespace, inventory_name, target_name, source_uid) DO UPDATE SET \
-                 resource_namespace = excluded.resource_namespace, payload = excluded.payload, \
-                 exported_at = excluded.exported_at, fingerprint = excluded.fingerprint \
-                 WHERE w.fingerprint IS DISTINCT FROM excluded.fingerprint RETURNING {hash_w} AS new_hash) \
-                 SELECT (SELECT count(*) FROM d WHERE is_new), (SELECT count(*) FROM w), \
+                 resource_namespace = excluded.resource_namespace, payload = excluded.payload, fingerprint = \
+                 excluded.fingerprint, exported_at = CASE WHEN w.payload = excluded.payload AND w.resource_namespace = \
+                 excluded.resource_namespace THEN w.exported_at ELSE excluded.exported_at END \
+                 RETURNING {hash_w} AS new_hash) \
+                 SELECT (SELECT count(*) FROM d WHERE is_new), (SELECT count(*) FROM d WHERE is_changed AND NOT is_new), \
                  coalesce((SELECT bit_xor(old_hash) FROM d WHERE NOT is_new), 0) # \
                  coalesce((SELECT bit_xor(new_hash) FROM w), 0)"
+            ),
+            differing: format!(
+                "SELECT u.n FROM unnest($4::text[], $5::text[], $6::text[], $7::jsonb[], $8::bytea[]) WITH ORDINALITY \
+                 AS u(target_name, source_uid, resource_namespace, payload, fingerprint, n) \
+                 {lookup} WHERE {differs}"
             ),
             delete: format!(
                 "WITH g AS (DELETE FROM {data} g WHERE {} AND g.target_name = $4 AND g.source_uid = ANY ($5) \
                  RETURNING {hash_g} AS old_hash) SELECT count(*), coalesce(bit_xor(old_hash), 0) FROM g",
                 scope("g")
             ),
-            // Without a hash to go on from (a first delivery), rows are counted and hashed as they are now.
+            delete_all: format!("DELETE FROM {data} t WHERE {of_scope}"),
+            // Without a hash to go on from (a first delivery, or one that mends what somebody edited), rows are counted and
+            // hashed as they are now.
             finish: format!(
                 "UPDATE {state} s SET (rows, hash) = (SELECT \
                  CASE WHEN n.known THEN s.rows + $4 ELSE n.rows END, CASE WHEN n.known THEN s.hash # $5 ELSE n.hash END \
-                 FROM (SELECT true AS known, 0 AS rows, 0::bigint AS hash WHERE s.hash IS NOT NULL UNION ALL \
+                 FROM (SELECT true AS known, 0 AS rows, 0::bigint AS hash WHERE s.hash IS NOT NULL AND NOT $9 UNION ALL \
                  SELECT false, count(*), coalesce(bit_xor({hash_t}), 0) FROM {data} t WHERE {of_scope} \
-                 HAVING s.hash IS NULL) n), \
+                 HAVING s.hash IS NULL OR $9) n), \
                  digest = $6, seq = $7, generation = $8, last_write = now(), heartbeat = now() \
                  WHERE s.cluster = $1 AND s.inventory_namespace = $2 AND s.inventory_name = $3"
             ),
@@ -108,7 +141,7 @@ impl WriteSql {
 
 /// The hash of one row: over all that is stored of it but the time. `concat_ws` costs two thirds of `ROW(…)::text`, which
 /// quotes the whole payload.
-fn hash(alias: &str) -> String {
+pub(super) fn hash(alias: &str) -> String {
     format!(
         "hashtextextended(concat_ws('|', {alias}.cluster, {alias}.inventory_namespace, {alias}.inventory_name, \
          {alias}.target_name, {alias}.source_uid, {alias}.resource_namespace, {alias}.payload, \
@@ -120,38 +153,38 @@ fn hash(alias: &str) -> String {
 pub(super) async fn write(
     session: &Session<'_>,
     delta: &Delta,
-    try_copy: bool,
-    has_state: bool,
-    exported_at: jiff::Timestamp,
+    facts: &Facts,
+    stamp: Stamp,
 ) -> Result<Receipt, PostgresError> {
     let mut tally = Tally::default();
-    let micros = exported_at.as_microsecond() - POSTGRES_EPOCH_MICROS;
-    if try_copy && !delta.upserts.is_empty() && !is_filled(session, &delta.scope).await? {
+    let try_copy = delta.base == Base::Empty && !delta.upserts.is_empty();
+    if try_copy && !is_filled(session, &delta.scope).await? {
         for rows in delta.upserts.chunks(COPY_ROWS) {
-            copy(session, &delta.scope, rows, micros, &mut tally).await?;
+            copy(session, &delta.scope, rows, stamp, &mut tally).await?;
         }
     } else {
         let mut rest = delta.upserts.as_slice();
         let mut batch = Batch::default();
         while !rest.is_empty() {
             rest = batch.fill(&delta.scope, rest);
-            upsert(session, &delta.scope, &batch, micros, &mut tally).await?;
+            upsert(session, &delta.scope, &batch, stamp, &mut tally).await?;
         }
     }
-    for of_target in delta.deletes.chunk_by(|a, b| a.target == b.target) {
-        for keys in of_target.chunks(BATCH_ROWS) {
-            delete(session, &delta.scope, keys, &mut tally).await?;
-        }
-    }
-    if has_state {
+    deletes(session, delta, &mut tally).await?;
+    if facts.has_state {
         finish(session, delta, &tally).await?;
     }
-    Ok(Receipt {
-        written: u64::try_from(tally.inserted + tally.updated).unwrap_or(0),
-        deleted: u64::try_from(tally.deleted).unwrap_or(0),
-        bytes: tally.bytes,
-        refused: Vec::new(),
-    })
+    Ok(tally.receipt(Vec::new()))
+}
+
+/// Deletes the keys that are gone.
+pub(super) async fn deletes(session: &Session<'_>, delta: &Delta, tally: &mut Tally) -> Result<(), PostgresError> {
+    for of_target in delta.deletes.chunk_by(|a, b| a.target == b.target) {
+        for keys in of_target.chunks(BATCH_ROWS) {
+            delete(session, &delta.scope, keys, tally).await?;
+        }
+    }
+    Ok(())
 }
 
 /// Returns the fingerprint of a row as this sink stores it.
@@ -180,7 +213,8 @@ fn resource_namespace<'a>(scope: &'a Scope, row: &'a Row) -> &'a str {
     if row.namespace.is_empty() { scope.inventory.namespace.as_str() } else { row.namespace.as_str() }
 }
 
-async fn is_filled(session: &Session<'_>, scope: &Scope) -> Result<bool, PostgresError> {
+/// Tells whether the table has a row of the scope.
+pub(super) async fn is_filled(session: &Session<'_>, scope: &Scope) -> Result<bool, PostgresError> {
     let doing = || format!("look for rows of inventory {} in {}", scope.inventory, session.data());
     let (cluster, namespace, name) = state::key(scope);
     let params: [(&(dyn ToSql + Sync), Type); 3] =
@@ -195,7 +229,7 @@ async fn copy(
     session: &Session<'_>,
     scope: &Scope,
     rows: &[Row],
-    micros: i64,
+    stamp: Stamp,
     tally: &mut Tally,
 ) -> Result<(), PostgresError> {
     let doing = || format!("copy {} rows of inventory {} to {}", rows.len(), scope.inventory, session.data());
@@ -217,7 +251,7 @@ async fn copy(
         put_field(&mut chunk, &[uid.as_bytes()]);
         put_field(&mut chunk, &[resource_namespace(scope, row).as_bytes()]);
         put_field(&mut chunk, &[&[JSONB_VERSION], &payload]);
-        put_field(&mut chunk, &[&micros.to_be_bytes()]);
+        put_field(&mut chunk, &[&stamp.0.to_be_bytes()]);
         put_field(&mut chunk, &[&stored_fingerprint(scope, row, &uid, &payload).0]);
         if chunk.len() >= CHUNK_BYTES {
             let full = chunk.split().freeze();
@@ -249,7 +283,7 @@ fn put_field(chunk: &mut BytesMut, pieces: &[&[u8]]) {
 
 /// Rows as columns of arrays.
 #[derive(Default)]
-struct Batch<'a> {
+pub(super) struct Batch<'a> {
     targets: Vec<&'a str>,
     uids: Vec<String>,
     namespaces: Vec<&'a str>,
@@ -260,7 +294,7 @@ struct Batch<'a> {
 
 impl<'a> Batch<'a> {
     /// Takes rows until the batch is full and returns the rest.
-    fn fill(&mut self, scope: &'a Scope, rows: &'a [Row]) -> &'a [Row] {
+    pub(super) fn fill(&mut self, scope: &'a Scope, rows: &'a [Row]) -> &'a [Row] {
         self.targets.clear();
         self.uids.clear();
         self.namespaces.clear();
@@ -283,6 +317,10 @@ impl<'a> Batch<'a> {
             taken += 1;
         }
         rows.get(taken..).unwrap_or_default()
+    }
+
+    fn fingerprints(&self) -> Vec<&[u8]> {
+        self.fingerprints.iter().map(|bytes| &bytes[..]).collect()
     }
 
     fn payloads(&self) -> Vec<Json<'_>> {
@@ -309,11 +347,17 @@ impl ToSql for Json<'_> {
     to_sql_checked!();
 }
 
-/// A point in time as a `timestamptz` parameter.
-#[derive(Debug)]
-struct Micros(i64);
+/// The time that the rows of one delivery are stamped with, as PostgreSQL counts it: microseconds since 2000.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stamp(i64);
 
-impl ToSql for Micros {
+impl From<jiff::Timestamp> for Stamp {
+    fn from(time: jiff::Timestamp) -> Self {
+        Self(time.as_microsecond() - POSTGRES_EPOCH_MICROS)
+    }
+}
+
+impl ToSql for Stamp {
     fn to_sql(&self, _: &Type, out: &mut BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         out.put_i64(self.0);
         Ok(IsNull::No)
@@ -326,18 +370,18 @@ impl ToSql for Micros {
     to_sql_checked!();
 }
 
-async fn upsert(
+/// Writes what differs of a batch.
+pub(super) async fn upsert(
     session: &Session<'_>,
     scope: &Scope,
     batch: &Batch<'_>,
-    micros: i64,
+    stamp: Stamp,
     tally: &mut Tally,
 ) -> Result<(), PostgresError> {
     let doing = || format!("write {} rows of inventory {} to {}", batch.uids.len(), scope.inventory, session.data());
     let failed = |error| PostgresError::driver(doing(), error);
     let (cluster, namespace, name) = state::key(scope);
-    let payloads = batch.payloads();
-    let fingerprints: Vec<&[u8]> = batch.fingerprints.iter().map(|bytes| &bytes[..]).collect();
+    let (payloads, fingerprints) = (batch.payloads(), batch.fingerprints());
     let params: [(&(dyn ToSql + Sync), Type); 9] = [
         (&cluster, Type::TEXT),
         (&namespace, Type::TEXT),
@@ -347,18 +391,48 @@ async fn upsert(
         (&batch.namespaces, Type::TEXT_ARRAY),
         (&payloads, Type::JSONB_ARRAY),
         (&fingerprints, Type::BYTEA_ARRAY),
-        (&Micros(micros), Type::TIMESTAMPTZ),
+        (&stamp, Type::TIMESTAMPTZ),
     ];
     let query = session.client().query_typed_one(&session.sql.write.upsert, &params);
     let row = in_time(session.deadline(), doing, query).await?;
     let inserted: i64 = row.try_get(0).map_err(failed)?;
-    let written: i64 = row.try_get(1).map_err(failed)?;
+    let updated: i64 = row.try_get(1).map_err(failed)?;
     let hash: i64 = row.try_get(2).map_err(failed)?;
     tally.inserted += inserted;
-    tally.updated += written - inserted;
+    tally.updated += updated;
     tally.hash ^= hash;
     tally.bytes += batch.payloads.len() as u64;
     Ok(())
+}
+
+/// Returns the positions in the batch of the rows that the table lacks or has otherwise, in any column but the time.
+pub(super) async fn differing(
+    session: &Session<'_>,
+    scope: &Scope,
+    batch: &Batch<'_>,
+) -> Result<Vec<usize>, PostgresError> {
+    let doing = || format!("compare {} rows of inventory {} in {}", batch.uids.len(), scope.inventory, session.data());
+    let (cluster, namespace, name) = state::key(scope);
+    let (payloads, fingerprints) = (batch.payloads(), batch.fingerprints());
+    let params: [(&(dyn ToSql + Sync), Type); 8] = [
+        (&cluster, Type::TEXT),
+        (&namespace, Type::TEXT),
+        (&name, Type::TEXT),
+        (&batch.targets, Type::TEXT_ARRAY),
+        (&batch.uids, Type::TEXT_ARRAY),
+        (&batch.namespaces, Type::TEXT_ARRAY),
+        (&payloads, Type::JSONB_ARRAY),
+        (&fingerprints, Type::BYTEA_ARRAY),
+    ];
+    let query = session.client().query_typed(&session.sql.write.differing, &params);
+    let rows = in_time(session.deadline(), doing, query).await?;
+    rows.iter()
+        .map(|row| {
+            let ordinal: i64 = row.try_get(0).map_err(|error| PostgresError::driver(doing(), error))?;
+            // Ordinals begin at 1.
+            Ok(usize::try_from(ordinal - 1).unwrap_or(usize::MAX))
+        })
+        .collect()
 }
 
 async fn delete(session: &Session<'_>, scope: &Scope, keys: &[RowKey], tally: &mut Tally) -> Result<(), PostgresError> {
@@ -383,14 +457,26 @@ async fn delete(session: &Session<'_>, scope: &Scope, keys: &[RowKey], tally: &m
     Ok(())
 }
 
+/// Deletes all rows of a scope, of which there were `rows` when they were counted last.
+pub(super) async fn delete_all(session: &Session<'_>, scope: &Scope, rows: i64) -> Result<u64, PostgresError> {
+    let doing = || format!("delete the rows of inventory {} from {}", scope.inventory, session.data());
+    let (cluster, namespace, name) = state::key(scope);
+    let params: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&cluster, Type::TEXT), (&namespace, Type::TEXT), (&name, Type::TEXT)];
+    let deadline = session.allow(u64::try_from(rows).unwrap_or(0)).await?;
+    in_time(deadline, doing, session.client().execute_typed(&session.sql.write.delete_all, &params)).await
+}
+
 /// Writes where the sink stands now.
-async fn finish(session: &Session<'_>, delta: &Delta, tally: &Tally) -> Result<(), PostgresError> {
+pub(super) async fn finish(session: &Session<'_>, delta: &Delta, tally: &Tally) -> Result<(), PostgresError> {
     let doing = || format!("write the state of inventory {} to {}", delta.scope.inventory, session.state());
     let (cluster, namespace, name) = state::key(&delta.scope);
     let grown = tally.inserted - tally.deleted;
     let digest = delta.standing.digest.to_string();
     let seq = i64::try_from(delta.standing.seq.0).unwrap_or(i64::MAX);
-    let params: [(&(dyn ToSql + Sync), Type); 8] = [
+    let recount = delta.base == Base::Drifted;
+    let deadline = if recount { session.allow(delta.standing.rows).await? } else { session.deadline() };
+    let params: [(&(dyn ToSql + Sync), Type); 9] = [
         (&cluster, Type::TEXT),
         (&namespace, Type::TEXT),
         (&name, Type::TEXT),
@@ -399,7 +485,8 @@ async fn finish(session: &Session<'_>, delta: &Delta, tally: &Tally) -> Result<(
         (&digest, Type::TEXT),
         (&seq, Type::INT8),
         (&delta.standing.generation, Type::INT8),
+        (&recount, Type::BOOL),
     ];
     let update = session.client().execute_typed(&session.sql.write.finish, &params);
-    in_time(session.deadline(), doing, update).await.map(|_| ())
+    in_time(deadline, doing, update).await.map(|_| ())
 }
