@@ -374,10 +374,6 @@ const BACKOFF_BASE: Duration = Duration::from_millis(5);
 const BACKOFF_CAP: Duration = Duration::from_secs(1000);
 /// The cap as a multiple of a base that is set.
 const BACKOFF_STEPS: u32 = 300;
-/// Default of `--store-budget`.
-const STORE_BUDGET: Budget = Budget::Percent(60);
-/// Default of `--sink-audit-interval`.
-const AUDIT_INTERVAL: Duration = Duration::from_hours(1);
 
 fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
     let remove = "remove the flag";
@@ -401,12 +397,6 @@ fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
             !args.watch_namespaces.0.is_empty(),
             "--watch-namespaces",
             "use --default-included-namespaces, or name namespaces in the targets",
-        ),
-        (args.store_budget != STORE_BUDGET, "--store-budget", "remove the flag; this build does not bound its rows"),
-        (
-            args.sink_audit_interval != AUDIT_INTERVAL,
-            "--sink-audit-interval",
-            "remove the flag; each start of the process compares every sink",
         ),
         (
             !args.reconcile_rate_limit.is_zero(),

@@ -341,6 +341,8 @@ impl Control {
                 if changed {
                     self.queue_targets(|_| true);
                 }
+                let waiting = self.targets.iter().filter(|(_, state)| state.awaits_discovery());
+                self.work.extend(waiting.map(|(key, _)| (Kind::Target, key.clone())));
             }
             Err(error) => tracing::warn!(error = crate::error::chain(&error), "discovery failed, trying again"),
         }
@@ -442,6 +444,11 @@ impl Control {
             return;
         }
         let store = &self.parts.store;
+        for (key, state) in &mut self.targets {
+            if let Some(namespaces) = state.fitting(store) {
+                self.parts.watch.again(key, &namespaces);
+            }
+        }
         let counts = self.targets.iter_mut().filter(|(key, state)| state.moved(store, key)).map(|(key, _)| key.clone());
         let moved: Vec<ObjectKey> = counts.collect();
         let namespaces: BTreeSet<&Namespace> = moved.iter().map(|key| &key.namespace).collect();

@@ -152,7 +152,7 @@ async fn work(
 ) -> Result<(), RuntimeError> {
     let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&client)).await else { return Ok(()) };
     let config = Arc::new(config);
-    let store = Store::default();
+    let store = Store::new(config.collection.store_budget.map(|budget| budget.0));
     let settings = settings(&config, server_minor);
     // Each stage ends by a token of its own, so that the end has an order.
     let (delivering, reporting, connected) =

@@ -9,11 +9,14 @@
 //!   newest state. When the journal was cut behind a slow reader, it is asked to compare everything instead.
 //! - A plan holds only rows of known parts (D4), and says which parts the reader has never compared with its sink.
 //! - An update that does not change a row is not a change.
+//! - Rows grow only while rows and journals are within the budget: one that would not fit is refused, and its part is
+//!   unknown until a later list fits (D4).
 //!
 //! Nobody is called from here. Namespaces that changed are noted in [`Store::drain`], which the schedule empties.
 
 mod journal;
 mod knowledge;
+mod size;
 mod table;
 
 use std::collections::BTreeMap;
@@ -26,7 +29,7 @@ use tokio::sync::Notify;
 use crate::metrics::{Reading, Sizes};
 use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq};
 
-pub use knowledge::{Coverage, Knowledge};
+pub use knowledge::{Coverage, Knowledge, is_mass_deletion};
 pub use table::{Counts, Reader, Table, Target, TargetCounts};
 
 /// Why a namespace is in the list of [`Store::drain`].
@@ -51,12 +54,26 @@ struct Shared {
     dirty: Mutex<BTreeMap<Namespace, Dirt>>,
     wake: Notify,
     rows: AtomicUsize,
+    /// What rows and journals take.
     bytes: AtomicUsize,
+    /// What they may take.
+    budget: Option<usize>,
     marks: AtomicU64,
     complete: AtomicBool,
 }
 
 impl Shared {
+    /// Tells whether so many more bytes are within the budget. Writers of several tables may ask at the same moment, so
+    /// that it can be overrun by one row for each of them.
+    fn fits(&self, growth: usize) -> bool {
+        self.budget.is_none_or(|budget| self.bytes.load(Ordering::Relaxed).saturating_add(growth) <= budget)
+    }
+
+    /// Returns the mark of the list that began last.
+    fn last_mark(&self) -> u32 {
+        u32::try_from(self.marks.load(Ordering::Relaxed)).unwrap_or(u32::MAX)
+    }
+
     fn note(&self, namespace: &Namespace, dirt: Dirt) {
         let mut dirty = self.dirty.lock();
         let noted = dirty.entry(namespace.clone()).or_default();
@@ -101,6 +118,13 @@ impl Plan {
 }
 
 impl Store {
+    /// Makes an empty store whose rows and journals may take so many bytes; `None` is unlimited, as in
+    /// [`Store::default`].
+    pub fn new(budget_bytes: Option<u64>) -> Self {
+        let budget = budget_bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+        Self { tables: Arc::default(), shared: Arc::new(Shared { budget, ..Shared::default() }) }
+    }
+
     /// Returns the table of a namespace, made when it is missing.
     pub fn table(&self, namespace: &Namespace) -> Arc<Table> {
         let mut tables = self.tables.lock();
@@ -161,9 +185,14 @@ impl Store {
         self.shared.rows.load(Ordering::Relaxed)
     }
 
-    /// Returns the bytes of names and attributes in all tables.
+    /// Returns the bytes that rows and journals of all tables take.
     pub fn bytes(&self) -> usize {
         self.shared.bytes.load(Ordering::Relaxed)
+    }
+
+    /// Returns the bytes that they may take, if there is a limit.
+    pub fn budget(&self) -> Option<usize> {
+        self.shared.budget
     }
 }
 
@@ -171,6 +200,7 @@ impl Sizes for Store {
     fn read(&self, reading: &mut Reading) {
         reading.rows = self.rows() as u64;
         reading.row_bytes = self.bytes() as u64;
+        reading.row_budget_bytes = self.budget().unwrap_or_default() as u64;
     }
 }
 

@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
 
-pub use discover::{DiscoverError, Discovery, Resource, Scope};
+pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
 pub use dispatch::Bounds;
 pub use filter::{Consent, Filter, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL};
 pub use process::{Interest, Program};
@@ -188,6 +188,16 @@ impl WatchSet {
             again.insert(Namespace::new(""));
         }
         desired.interests.insert(interest.key().clone(), Arc::new(interest));
+        drop(desired);
+        self.wake.notify_one();
+    }
+
+    /// Asks for a new list of some namespaces of a target, an empty one for a cluster-scoped resource.
+    pub fn again(&self, target: &TargetKey, namespaces: &[Namespace]) {
+        let mut desired = self.desired.lock();
+        let Some(interest) = desired.interests.get(target) else { return };
+        let resource = interest.resource.clone();
+        desired.again.entry(resource).or_default().extend(namespaces.iter().cloned());
         drop(desired);
         self.wake.notify_one();
     }

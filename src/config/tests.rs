@@ -113,8 +113,6 @@ fn what_is_not_served_is_named_with_the_fix() {
         ("--enable-http2", "true", "false"),
         ("--validating-webhooks-enabled", "true", "false"),
         ("--watch-namespaces", "a", ""),
-        ("--store-budget", "64Mi", "60%"),
-        ("--sink-audit-interval", "30m", "1h"),
         ("--reconcile-rate-limit", "1s", "0"),
         ("--kube-api-qps", "20", "0"),
         ("--kube-api-burst", "30", "0"),
@@ -193,6 +191,8 @@ fn the_store_budget_is_a_share_of_the_memory_limit() {
     assert_eq!(budget(&["--store-budget=50%"]), Some(ByteSize((256 << 20) / 100 * 50)));
     assert_eq!(budget(&["--store-budget=64Mi"]), Some(ByteSize(64 << 20)));
     assert_eq!(budget(&["--store-budget=0"]), None);
+    let config = |environment| Config::new(parse(&["--store-budget=64Mi"]).unwrap(), environment).unwrap();
+    assert_eq!(config(environment()).collection.store_budget, Some(ByteSize(64 << 20)), "no limit is needed for bytes");
 }
 
 /// The table of all flags as `docs/configuration.md` has it.

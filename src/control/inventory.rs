@@ -2,6 +2,7 @@
 
 mod places;
 mod report;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -12,10 +13,12 @@ use jiff::Timestamp;
 
 use places::{Left, Way, policy};
 use report::{SinkState, SinkView, degraded, findings, substance};
+use wish::{AUDIT_NOW, EXPORT_NOW, Wish};
 
 use super::Control;
 use super::resolve::{Failing, Obstacle, Resolved, STARTING};
 use super::shelf::Object;
+use super::target::absence::ALLOW_MASS_DELETION;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
 use crate::api::v1alpha1::{
     Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
@@ -28,10 +31,6 @@ use crate::sinks::Sink;
 use crate::sinks::postgres::PostgresConfig;
 use crate::validate;
 
-/// Asks for an audit of every sink of the inventory.
-const AUDIT_NOW: &str = "kollect.dev/audit-now";
-/// Asks for the delivery of what waits.
-const EXPORT_NOW: &str = "kollect.dev/export-now";
 /// A write that is older than this by the clock of the status is taken over after a restart.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
 /// A waiting change is not behind before its interval is over by this.
@@ -43,27 +42,10 @@ pub(super) struct State {
     bindings: BTreeMap<BindingKey, Bound>,
     /// The way to each place that was ever bound, for when its sink or Secret is gone: by id and cluster.
     ways: BTreeMap<(String, String), Way>,
-    /// What the annotations said when they were looked at last.
-    asked: Option<Asked>,
-}
-
-/// Annotations by which a person asks for something, once with each new value.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Asked {
-    audit: Option<String>,
-    export: Option<String>,
-}
-
-impl Asked {
-    fn of(object: &Object<KollectInventorySpec>) -> Self {
-        let value = |name| object.meta.annotations.as_ref().and_then(|all| all.get(name)).cloned();
-        Self { audit: value(AUDIT_NOW), export: value(EXPORT_NOW) }
-    }
-}
-
-/// Tells whether a new value was given.
-fn is_new(before: Option<&String>, after: Option<&String>) -> bool {
-    after.is_some_and(|after| !after.trim().is_empty() && before != Some(after))
+    /// What the annotations ask for.
+    audit: Wish,
+    export: Wish,
+    mass_deletion: Wish,
 }
 
 /// A binding that the delivery stage has been told of.
@@ -112,7 +94,7 @@ impl Control {
             let refs = self.bind_refs(key, &object, &mut state).await;
             let settled = refs.as_ref().is_ok_and(|refs| refs.iter().all(Ref::is_settled));
             let left = if settled { self.leave_unused(key, &object, &recorded, &state).await } else { Left::default() };
-            self.ask(key, &object, &mut state).await;
+            self.grant(key, &object, &mut state).await;
             self.hold_deletion(key, &object, &recorded);
             self.report_inventory(key, &object, &refs, &left, &state)
         };
@@ -147,14 +129,15 @@ impl Control {
         Some(class)
     }
 
-    /// Does what the annotations ask for. Those that a start of the process finds have been obeyed by the start itself.
-    async fn ask(&self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
-        let asked = Asked::of(object);
-        let before = state.asked.replace(asked.clone()).unwrap_or_else(|| asked.clone());
-        if is_new(before.audit.as_ref(), asked.audit.as_ref()) {
+    /// Does what the annotations ask for.
+    async fn grant(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
+        if state.mass_deletion.take(object, ALLOW_MASS_DELETION) {
+            self.release_mass_deletions(&key.namespace);
+        }
+        if state.audit.take(object, AUDIT_NOW) {
             self.parts.deliveries.audit(key.clone()).await;
         }
-        if is_new(before.export.as_ref(), asked.export.as_ref()) {
+        if state.export.take(object, EXPORT_NOW) {
             self.parts.deliveries.hurry(key.clone()).await;
         }
     }
@@ -342,6 +325,12 @@ impl Control {
             && !findings.iter().any(|finding| finding.type_ == types::DEGRADED)
         {
             findings.extend(degraded(failing).0.into_iter().filter(|finding| finding.type_ == types::DEGRADED));
+        }
+        if let Some(message) = self.held_deletion(&key.namespace)
+            && !findings.iter().any(|finding| finding.type_ == types::DEGRADED)
+        {
+            let (type_, status, reason) = (types::DEGRADED, ConditionStatus::True, reasons::MASS_DELETION_HELD);
+            findings.push(Finding { type_, status, reason, message });
         }
         if rows >= SHARD_WARNING_ROWS {
             findings.push(Finding {

@@ -1,11 +1,18 @@
 //! KollectTarget: what to collect, where.
 
+pub(super) mod absence;
+mod brake;
+mod room;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::time::Instant;
+
+use absence::{Absence, Verdict};
+use room::{Fill, Room};
 
 use super::overview::Seen;
 use super::shelf::Object;
@@ -19,10 +26,8 @@ use crate::model::{Gvk, Name, Namespace, ObjectKey, Origin, TargetKey};
 use crate::store::{Coverage, Store, TargetCounts};
 use crate::validate::not_served::NotServed;
 use crate::validate::{self, NamespaceFilter, ValidatedTarget};
-use crate::watch::{Consent, Filter, Interest, Problem, Program, Resource, Scope};
+use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope};
 
-/// How long a profile may be gone before its rows are taken for deliberately removed (D4).
-const PROFILE_GRACE: Duration = Duration::from_mins(5);
 /// A first list that takes no longer is not worth a status of its own.
 const STARTING: Duration = Duration::from_secs(2);
 /// So many names are spelled out in a message.
@@ -32,9 +37,12 @@ const NAMED: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct State {
     compiled: Option<Compiled>,
-    profile_gone: Option<Instant>,
+    absence: Absence,
+    room: Room,
     /// Its rows were removed on purpose.
     dropped: bool,
+    /// The store had all its rows at some time of this process, so that it knows their number better than the status.
+    counted: bool,
     /// When the target was first reconciled.
     starting: Option<Instant>,
     interest: Option<Interest>,
@@ -47,8 +55,18 @@ impl State {
     pub(super) fn moved(&self, store: &Store, key: &TargetKey) -> bool {
         let table = store.existing(&key.namespace);
         let counts = table.map(|table| table.target_counts(&key.name)).unwrap_or_default();
-        counts != self.reported
-            || (!self.dropped && self.profile_gone.is_some_and(|since| since.elapsed() >= PROFILE_GRACE))
+        counts != self.reported || (!self.dropped && self.absence.is_due(Instant::now()))
+    }
+
+    /// Tells whether the next discovery can decide something about its rows.
+    pub(super) fn awaits_discovery(&self) -> bool {
+        !self.dropped && self.absence.awaits_discovery()
+    }
+
+    /// Returns the namespaces to list again because there is room for their rows now.
+    pub(super) fn fitting(&mut self, store: &Store) -> Option<Vec<Namespace>> {
+        let over = &self.reported.over_budget;
+        self.room.turn(over, Fill::of(store), Instant::now()).then(|| over.clone())
     }
 }
 
@@ -75,6 +93,17 @@ enum Rows {
     Stay,
     /// They go, here and in the sinks: that is what the user asked for.
     Go,
+    /// They go because what made them is gone, unless they are too many.
+    Vanish,
+}
+
+impl From<Verdict> for Rows {
+    fn from(verdict: Verdict) -> Self {
+        match verdict {
+            Verdict::Open => Self::Stay,
+            Verdict::Final => Self::Vanish,
+        }
+    }
 }
 
 impl Refusal {
@@ -104,7 +133,18 @@ impl Control {
         let mut state = self.targets.remove(key).unwrap_or_default();
         let resolved = self.resolve_target(key, &object, &mut state);
         let namespaces = resolved.as_ref().map(|resolved| resolved.matched.clone()).unwrap_or_default();
-        let outcome = resolved.map(|resolved| self.collect(key, resolved, &mut state));
+        let missing =
+            |refusal: &Refusal| [reasons::PROFILE_NOT_FOUND, reasons::KIND_NOT_FOUND].contains(&refusal.reason);
+        let held = state.absence.held().is_some();
+        if !resolved.as_ref().err().is_some_and(missing) {
+            state.absence.clear();
+        }
+        let outcome = resolved
+            .map(|resolved| self.collect(key, resolved, &mut state))
+            .map_err(|refusal| self.brake(key, &object, refusal, &mut state));
+        if held != state.absence.held().is_some() {
+            self.queue_inventories(|inventory| inventory.namespace == key.namespace);
+        }
         if let Err(refusal) = &outcome {
             self.stop(key, refusal.rows, &mut state);
         }
@@ -137,8 +177,7 @@ impl Control {
         let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
         let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
         let Some(profile) = self.shelves.profiles.get(&profile_key) else {
-            let since = *state.profile_gone.get_or_insert_with(Instant::now);
-            let rows = if since.elapsed() < PROFILE_GRACE { Rows::Stay } else { Rows::Go };
+            let rows = state.absence.profile(Instant::now()).into();
             let message = format!(
                 "spec.profileRef: there is no KollectProfile {:?} in namespace {:?}; create it or name another",
                 spec.profile_ref,
@@ -146,22 +185,36 @@ impl Control {
             );
             return Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows));
         };
-        state.profile_gone = None;
         let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, state)?;
-        let Some(resource) = self.discovery.resource(&gvk) else {
-            let message = format!(
-                "spec.targetGVK of KollectProfile {:?}: the API server has no {} to list; check group, version and \
-                 kind, or install its CustomResourceDefinition",
-                spec.profile_ref,
-                in_words(&gvk)
-            );
-            return Err(Refusal::new(reasons::KIND_NOT_FOUND, message, Rows::Stay));
-        };
+        let resource = self.resource(&spec.profile_ref, &gvk, state)?.clone();
         let matched = match resource.scope {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
         };
-        Ok(Resolved { gvk, resource: resource.clone(), program, matched })
+        Ok(Resolved { gvk, resource, program, matched })
+    }
+
+    /// Finds the resource of a kind.
+    fn resource(&self, profile: &str, gvk: &Gvk, state: &mut State) -> Result<&Resource, Refusal> {
+        let field = format!("spec.targetGVK of KollectProfile {profile:?}");
+        let polled = match self.discovery.find(gvk) {
+            Presence::Listed(resource) => return Ok(resource),
+            Presence::Unsure => {
+                state.absence.clear();
+                let message = format!(
+                    "{field}: it is not known whether there is a {}, for the server of that group does not answer; rows                      stay as they are. Check its APIService",
+                    in_words(gvk)
+                );
+                return Err(Refusal::new(reasons::KIND_NOT_FOUND, message, Rows::Stay));
+            }
+            Presence::Absent(polled) => polled,
+        };
+        let message = format!(
+            "{field}: the API server has no {} to list; check group, version and kind, or install its \
+             CustomResourceDefinition",
+            in_words(gvk)
+        );
+        Err(Refusal::new(reasons::KIND_NOT_FOUND, message, state.absence.kind(gvk, polled).into()))
     }
 
     /// Returns the program of profile and filter; the same one as long as neither changes.
@@ -242,9 +295,9 @@ impl Control {
 
     fn stop(&self, key: &TargetKey, rows: Rows, state: &mut State) {
         self.parts.watch.remove(key);
-        state.dropped = rows == Rows::Go;
+        state.dropped = rows != Rows::Stay;
         match rows {
-            Rows::Go => self.parts.store.unregister(&key.namespace, &key.name),
+            Rows::Go | Rows::Vanish => self.parts.store.unregister(&key.namespace, &key.name),
             Rows::Stay => {
                 // Registered in any case: a target that is there but not understood is not a deleted one.
                 let table = self.parts.store.existing(&key.namespace);
@@ -278,13 +331,15 @@ impl Control {
             state.reported = counts;
             return None;
         }
-        let view = View { counts: &counts, problems: &problems, refusal, sinks };
+        let fill = Fill::of(&self.parts.store);
+        let view = View { counts: &counts, problems: &problems, refusal, sinks, fill };
         let (findings, class) = findings(object, &view);
         let now = Self::now();
         let ready = class.is_none();
         // A number that is still growing after a restart says less than the last complete one.
         let settled = refusal.is_none() && counts.whole;
-        let collected = if settled { i64::try_from(counts.rows).ok() } else { before.collected_count };
+        state.counted |= settled;
+        let collected = if settled || state.dropped { i64::try_from(counts.rows).ok() } else { before.collected_count };
         let moved = collected != before.collected_count;
         let names = || namespaces.keys().map(ToString::to_string).collect::<Vec<_>>();
         let status = KollectTargetStatus {
@@ -313,6 +368,7 @@ struct View<'a> {
     problems: &'a BTreeMap<Namespace, Problem>,
     refusal: Option<&'a Refusal>,
     sinks: Sinks,
+    fill: Fill,
 }
 
 /// What the inventories of the namespace say of their sinks.
@@ -347,6 +403,8 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
     let (counts, problems) = (view.counts, view.problems);
     let degraded = if let Some(refusal) = view.refusal {
         Some((refusal.reason, refusal.message.clone(), Class::Terminal))
+    } else if !counts.over_budget.is_empty() {
+        Some((reasons::STORE_BUDGET_EXCEEDED, view.fill.message(&counts.over_budget), Class::Terminal))
     } else if counts.failing > 0 {
         let last = counts.last_failure.as_deref().unwrap_or_default();
         let message = format!("{} resource(s) failed attribute extraction: {last}", counts.failing);
@@ -408,6 +466,9 @@ fn substance(status: &KollectTargetStatus, counts: &TargetCounts) -> Value {
     for condition in &mut status.conditions {
         if condition.reason == reasons::COLLECTING {
             condition.message = format!("{} {}", counts.whole, counts.unknown.len());
+        }
+        if condition.reason == reasons::STORE_BUDGET_EXCEEDED {
+            condition.message = some(counts.over_budget.iter());
         }
     }
     serde_json::to_value(&status).unwrap_or_default()

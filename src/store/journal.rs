@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::size;
 use super::table::RowId;
 use crate::model::Seq;
 
@@ -66,6 +67,11 @@ impl Journal {
     /// Returns the changes after `cursor`, or `None` when some of them were forgotten.
     pub(super) fn since(&self, cursor: Seq) -> Option<impl Iterator<Item = &RowId>> {
         (cursor >= self.floor).then(|| self.entries.range(Seq(cursor.0 + 1)..).map(|(_, id)| id))
+    }
+
+    /// Returns the bytes that the journal takes.
+    pub(super) fn size(&self) -> usize {
+        self.entries.len() * size::CHANGE + self.tombstones.len() * size::TOMBSTONE
     }
 
     /// Returns the number of entries.

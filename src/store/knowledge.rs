@@ -5,6 +5,15 @@ use std::sync::Arc;
 
 use crate::model::{Name, Namespace, RowKey};
 
+/// So many rows may always be removed at once.
+const FEW: usize = 100;
+
+/// Tells whether a removal is so large that it needs a better cause than something being absent (D4): more than half of
+/// the rows of a table, and more than 100.
+pub fn is_mass_deletion(removed: usize, of: usize) -> bool {
+    removed > FEW && removed > of / 2
+}
+
 /// Where a target collects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Coverage {

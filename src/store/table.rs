@@ -1,5 +1,8 @@
 //! The rows of all targets of one namespace, with their digest, journal and readers.
 
+mod reader;
+mod target;
+
 use std::collections::btree_map::Entry as Slotted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -9,13 +12,9 @@ use parking_lot::Mutex;
 
 use super::journal::Journal;
 use super::knowledge::{Coverage, Knowing, Knowledge};
-use super::{Compare, Dirt, Plan, Shared};
+use super::{Dirt, Shared, size};
 use crate::canonical;
-use crate::export::Selection;
 use crate::model::{Body, Digest, Name, Namespace, Origin, Part, Row, RowKey, Seq, Uid};
-
-/// From so many parts on, a reader compares the whole scope at once.
-const MAX_PARTS_COMPARED: usize = 64;
 
 /// Target and UID, ordered so that the rows of one target stand together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +45,8 @@ struct Slot {
     /// Objects whose extraction fails, with the run that saw them last.
     failing: BTreeMap<Uid, (Namespace, u32)>,
     last_failure: Option<Arc<str>>,
+    /// Where rows were refused for want of room, with the list that had begun last by then.
+    refused: BTreeMap<Namespace, u32>,
 }
 
 /// A note in the log of what became known. Without a part it concerns a whole target.
@@ -75,6 +76,8 @@ pub struct TargetCounts {
     pub last_failure: Option<Arc<str>>,
     /// Namespaces in which the target collects but is not known yet.
     pub unknown: Vec<Namespace>,
+    /// Those of them where rows did not fit into the store; one empty name for a cluster-scoped kind.
+    pub over_budget: Vec<Namespace>,
     /// Every part is known.
     pub whole: bool,
 }
@@ -86,6 +89,8 @@ struct Inner {
     digest: Digest,
     seq: Seq,
     journal: Journal,
+    /// What the journal took when that was last put on the account.
+    journal_bytes: usize,
     learned: Vec<Learned>,
     complete: bool,
     /// Names ever registered; the index is the target's number, which never changes.
@@ -233,7 +238,7 @@ impl Table {
     fn erase(&self, inner: &mut Inner, id: &RowId) -> bool {
         let Some(entry) = inner.rows.remove(id) else { return false };
         self.shared.rows.fetch_sub(1, Ordering::Relaxed);
-        self.shared.bytes.fetch_sub(entry.body.size(), Ordering::Relaxed);
+        self.shared.bytes.fetch_sub(size::row(&id.uid, &entry.body), Ordering::Relaxed);
         let seq = inner.advance();
         if let Some(slot) = inner.slots.get_mut(&id.target) {
             slot.count(&entry.namespace, -1);
@@ -248,14 +253,43 @@ impl Table {
         } else {
             inner.journal.trim(seq);
         }
+        self.account(inner);
         true
+    }
+
+    /// Puts on the account what the journal takes now.
+    fn account(&self, inner: &mut Inner) {
+        let bytes = inner.journal.size();
+        let before = std::mem::replace(&mut inner.journal_bytes, bytes);
+        if bytes > before {
+            self.shared.bytes.fetch_add(bytes - before, Ordering::Relaxed);
+        } else if bytes < before {
+            self.shared.bytes.fetch_sub(before - bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Lets go of what no reader needs any more.
+    fn release(&self, inner: &mut Inner) {
+        // Without a reader everything up to now may go.
+        let oldest = inner.readers.values().filter_map(|reader| reader.hold).min().unwrap_or(inner.seq);
+        inner.journal.trim(oldest);
+        inner.learned.retain(|(seq, _)| *seq > oldest);
+        self.account(inner);
     }
 }
 
 impl Slot {
     fn new(origin: Arc<Origin>) -> Self {
         let knowing = Knowing { coverage: Coverage::Unresolved, known: BTreeSet::new() };
-        Self { origin, knowing, rows: BTreeMap::new(), sanitized: 0, failing: BTreeMap::new(), last_failure: None }
+        Self {
+            origin,
+            knowing,
+            rows: BTreeMap::new(),
+            sanitized: 0,
+            failing: BTreeMap::new(),
+            last_failure: None,
+            refused: BTreeMap::new(),
+        }
     }
 
     fn count(&mut self, namespace: &Namespace, change: isize) {
@@ -263,6 +297,17 @@ impl Slot {
         *rows = rows.saturating_add_signed(change);
         if *rows == 0 {
             self.rows.remove(namespace);
+        }
+    }
+
+    /// Takes knowledge of a namespace away, until a list that starts after `mark` finds room for everything.
+    fn refuse(&mut self, namespace: &Namespace, mark: u32) {
+        self.knowing.known.remove(namespace);
+        match self.refused.get_mut(namespace) {
+            Some(last) => *last = mark.max(*last),
+            None => {
+                self.refused.insert(namespace.clone(), mark);
+            }
         }
     }
 
@@ -277,6 +322,7 @@ impl Slot {
             failing: self.failing.len(),
             last_failure: self.last_failure.clone().filter(|_| !self.failing.is_empty()),
             unknown,
+            over_budget: self.refused.keys().cloned().collect(),
             whole: self.knowing.whole(),
         }
     }
@@ -353,317 +399,5 @@ impl Inner {
     /// Tells whether rows of that target in that namespace may be shown to readers.
     fn known(&self, number: u32, namespace: &Namespace) -> bool {
         self.slots.get(&number).is_none_or(|slot| slot.knowing.knows(namespace))
-    }
-
-    fn release(&mut self) {
-        // Without a reader everything up to now may go.
-        let oldest = self.readers.values().filter_map(|reader| reader.hold).min().unwrap_or(self.seq);
-        self.journal.trim(oldest);
-        self.learned.retain(|(seq, _)| *seq > oldest);
-    }
-}
-
-impl Target {
-    /// Returns whose rows these are.
-    pub fn origin(&self) -> &Arc<Origin> {
-        &self.origin
-    }
-
-    /// Says where the target collects. Rows elsewhere are removed; parts that stay keep their knowledge.
-    pub fn cover(&self, coverage: &Coverage) {
-        let mut inner = self.table.inner.lock();
-        let Some(slot) = self.slot(&mut inner) else { return };
-        if slot.knowing.coverage == *coverage {
-            return;
-        }
-        let before = std::mem::replace(&mut slot.knowing.coverage, coverage.clone());
-        let kept: BTreeSet<Namespace> =
-            slot.knowing.known.iter().filter(|namespace| coverage.contains(namespace)).cloned().collect();
-        slot.knowing.known = kept;
-        let mut learned = false;
-        if let (Coverage::Namespaces(old), Coverage::Namespaces(new)) = (&before, coverage) {
-            let name = self.origin.target.name.clone();
-            let left: Vec<Namespace> = old.difference(new).cloned().collect();
-            slot.failing.retain(|_, (namespace, _)| new.contains(namespace));
-            for namespace in &left {
-                let seq = inner.advance();
-                inner.learned.push((seq, Some(Part { target: name.clone(), namespace: namespace.clone() })));
-                learned = true;
-            }
-        }
-        // While nothing is resolved the rows stay: what is not known keeps what the sinks have.
-        if !matches!(coverage, Coverage::Unresolved) {
-            let left: Vec<RowId> = inner
-                .of_target(self.number)
-                .filter(|(_, entry)| !coverage.contains(&entry.namespace))
-                .map(|(id, _)| id.clone())
-                .collect();
-            for id in &left {
-                self.table.erase(&mut inner, id);
-            }
-            learned |= !left.is_empty();
-        }
-        drop(inner);
-        if learned {
-            self.table.shared.note(&self.table.namespace, Dirt { changed: true, learned: true });
-        }
-    }
-
-    /// Writes a row, seen in the run `mark` of a list or in the watch after it. Tells whether the row changed.
-    ///
-    /// A row outside the target's coverage is not written: the event was in flight when the coverage shrank.
-    pub fn apply(&self, uid: &Uid, namespace: &Namespace, body: Body, sanitized: bool, mark: u32) -> bool {
-        let mut guard = self.table.inner.lock();
-        let inner = &mut *guard;
-        let Some(slot) = self.slot(inner) else { return false };
-        if !slot.knowing.coverage.contains(namespace) {
-            return false;
-        }
-        slot.failing.remove(uid);
-        let known = slot.knowing.knows(namespace);
-        let id = RowId { target: self.number, uid: uid.clone() };
-        let before = match inner.rows.get_mut(&id) {
-            Some(entry) if entry.body == body && entry.namespace == *namespace => {
-                entry.mark = mark;
-                return false;
-            }
-            Some(entry) => Some(entry.seq),
-            None => None,
-        };
-        let mut row =
-            Row { origin: self.origin.clone(), uid: uid.clone(), namespace: namespace.clone(), body: body.clone() };
-        inner.account(&row);
-        let seq = inner.advance();
-        self.table.shared.bytes.fetch_add(body.size(), Ordering::Relaxed);
-        let entry = Entry { seq, namespace: namespace.clone(), body, mark, sanitized };
-        let mut repaired = 0;
-        let old = inner.rows.insert(id.clone(), entry);
-        if let Some(slot) = inner.slots.get_mut(&self.number) {
-            slot.count(namespace, 1);
-            if let Some(old) = &old {
-                slot.count(&old.namespace, -1);
-            }
-        }
-        if let Some(old) = old {
-            self.table.shared.bytes.fetch_sub(old.body.size(), Ordering::Relaxed);
-            repaired = usize::from(old.sanitized);
-            row.namespace = old.namespace;
-            row.body = old.body;
-            inner.discount(&row);
-        } else {
-            self.table.shared.rows.fetch_add(1, Ordering::Relaxed);
-        }
-        if let Some(slot) = inner.slots.get_mut(&self.number) {
-            slot.sanitized = slot.sanitized + usize::from(sanitized) - repaired;
-        }
-        if inner.journaling() {
-            inner.journal.wrote(&id, before, seq);
-            inner.journal.bound(inner.rows.len());
-        } else {
-            inner.journal.trim(seq);
-        }
-        drop(guard);
-        if known {
-            self.table.shared.note(&self.table.namespace, Dirt { changed: true, learned: false });
-        }
-        true
-    }
-
-    /// Removes a row: the object is gone, or filtered out. Tells whether it was there.
-    pub fn remove(&self, uid: &Uid) -> bool {
-        let mut inner = self.table.inner.lock();
-        let Some(slot) = self.slot(&mut inner) else { return false };
-        slot.failing.remove(uid);
-        let id = RowId { target: self.number, uid: uid.clone() };
-        let gone = self.table.erase(&mut inner, &id);
-        drop(inner);
-        if gone {
-            self.table.shared.note(&self.table.namespace, Dirt { changed: true, learned: false });
-        }
-        gone
-    }
-
-    /// Removes the row of an object that cannot be extracted, and notes why.
-    pub fn fail(&self, uid: &Uid, namespace: &Namespace, message: &str, mark: u32) {
-        self.remove(uid);
-        let mut inner = self.table.inner.lock();
-        if let Some(slot) = self.slot(&mut inner)
-            && slot.knowing.coverage.contains(namespace)
-        {
-            slot.failing.insert(uid.clone(), (namespace.clone(), mark));
-            slot.last_failure = Some(message.into());
-        }
-    }
-
-    /// Ends a complete list of the namespaces for which `within` holds: rows that the run did not confirm are removed,
-    /// and the parts are known from now on.
-    pub fn sweep(&self, within: impl Fn(&Namespace) -> bool, mark: u32) {
-        let mut inner = self.table.inner.lock();
-        let Some(slot) = self.slot(&mut inner) else { return };
-        slot.failing.retain(|_, (namespace, seen)| !within(namespace) || *seen >= mark);
-        let gained: Vec<Namespace> = match &slot.knowing.coverage {
-            Coverage::Unresolved => return,
-            Coverage::Cluster => vec![Namespace::new("")],
-            Coverage::Namespaces(set) => set.iter().filter(|namespace| within(namespace)).cloned().collect(),
-        };
-        let gained: Vec<Namespace> =
-            gained.into_iter().filter(|namespace| slot.knowing.known.insert(namespace.clone())).collect();
-        let stale: Vec<RowId> = inner
-            .of_target(self.number)
-            .filter(|(_, entry)| within(&entry.namespace) && entry.mark < mark)
-            .map(|(id, _)| id.clone())
-            .collect();
-        for id in &stale {
-            self.table.erase(&mut inner, id);
-        }
-        let learned = !gained.is_empty();
-        for namespace in gained {
-            let seq = inner.advance();
-            inner.learned.push((seq, Some(Part { target: self.origin.target.name.clone(), namespace })));
-        }
-        if !inner.journaling() {
-            inner.release();
-        }
-        drop(inner);
-        if learned || !stale.is_empty() {
-            self.table.shared.note(&self.table.namespace, Dirt { changed: true, learned });
-        }
-    }
-
-    /// Returns the number of rows, of one namespace or of all.
-    pub fn rows(&self, namespace: Option<&Namespace>) -> usize {
-        let mut inner = self.table.inner.lock();
-        let Some(slot) = self.slot(&mut inner) else { return 0 };
-        match namespace {
-            Some(namespace) => slot.rows.get(namespace).copied().unwrap_or_default(),
-            None => slot.rows.values().sum(),
-        }
-    }
-
-    /// Takes knowledge away: the namespace cannot be listed any more. Its rows stay, here and in the sinks.
-    pub fn forget(&self, namespace: &Namespace) {
-        let mut inner = self.table.inner.lock();
-        if let Some(slot) = self.slot(&mut inner) {
-            slot.knowing.known.remove(namespace);
-        }
-    }
-
-    /// Returns the slot, unless the target was removed or replaced by one of another kind meanwhile.
-    fn slot<'a>(&self, inner: &'a mut Inner) -> Option<&'a mut Slot> {
-        inner.slots.get_mut(&self.number).filter(|slot| Arc::ptr_eq(&slot.origin, &self.origin))
-    }
-}
-
-impl Reader {
-    /// Returns the table that is read.
-    pub fn table(&self) -> &Arc<Table> {
-        &self.table
-    }
-
-    /// Returns what the sink lacks. The journal keeps all later changes until [`Reader::acknowledge`].
-    pub fn plan(&self) -> Plan {
-        let mut guard = self.table.inner.lock();
-        let inner = &mut *guard;
-        let (seq, counts) = (inner.seq, inner.counts());
-        let mut plan = Plan { compare: None, upserts: Vec::new(), deletes: Vec::new(), seq, counts };
-        let Some(cursor) = inner.readers.get_mut(&self.id) else { return plan };
-        // Before the targets are registered, and while no part was ever known, there is nothing to tell a sink.
-        let known = inner.slots.is_empty() || inner.slots.values().any(|slot| !slot.knowing.known.is_empty());
-        if !inner.complete || !(cursor.compared || known) {
-            return plan;
-        }
-        if !cursor.compared {
-            cursor.hold = Some(seq);
-        }
-        let (compared, hold) = (cursor.compared, cursor.hold.unwrap_or_default());
-        let selection = if compared && inner.journal.since(hold).is_some() {
-            inner.learned_since(hold)
-        } else {
-            Some(Selection::All)
-        };
-        if selection != Some(Selection::All) {
-            inner.changes(hold, selection.as_ref(), &mut plan);
-        }
-        plan.compare = selection.map(|selection| inner.compare(selection));
-        inner.release();
-        plan
-    }
-
-    /// Says that the sink has everything up to a plan's position.
-    pub fn acknowledge(&self, seq: Seq) {
-        let mut inner = self.table.inner.lock();
-        if let Some(cursor) = inner.readers.get_mut(&self.id) {
-            cursor.compared = true;
-            cursor.hold = Some(seq);
-        }
-        inner.release();
-    }
-
-    /// Makes the next plan compare everything, as after a restart. The journal keeps nothing for the reader until then.
-    pub fn restart(&self) {
-        let mut inner = self.table.inner.lock();
-        if let Some(cursor) = inner.readers.get_mut(&self.id) {
-            *cursor = Cursor::default();
-        }
-        inner.release();
-    }
-}
-
-impl Drop for Reader {
-    fn drop(&mut self) {
-        let mut inner = self.table.inner.lock();
-        inner.readers.remove(&self.id);
-        inner.release();
-    }
-}
-
-impl Inner {
-    /// Returns which parts a reader at `hold` has never compared.
-    fn learned_since(&self, hold: Seq) -> Option<Selection> {
-        let news: Vec<&Learned> = self.learned.iter().filter(|(seq, _)| *seq > hold).collect();
-        if news.is_empty() {
-            return None;
-        }
-        let parts: Option<BTreeSet<Part>> = news.iter().map(|(_, part)| part.clone()).collect();
-        match parts {
-            Some(parts) if parts.len() <= MAX_PARTS_COMPARED => Some(Selection::Parts(parts.into_iter().collect())),
-            _ => Some(Selection::All),
-        }
-    }
-
-    /// Fills in the journal's changes after `hold` that are known and not part of a comparison.
-    fn changes(&self, hold: Seq, selection: Option<&Selection>, plan: &mut Plan) {
-        let compared = |part: &Part| matches!(selection, Some(Selection::Parts(parts)) if parts.contains(part));
-        for id in self.journal.since(hold).into_iter().flatten() {
-            match self.rows.get(id) {
-                None => plan.deletes.push(self.key(id)),
-                Some(entry) if self.known(id.target, &entry.namespace) => {
-                    let part = Part { target: self.key(id).target, namespace: entry.namespace.clone() };
-                    if !compared(&part) {
-                        plan.upserts.extend(self.row(id, entry));
-                    }
-                }
-                Some(_) => {}
-            }
-        }
-        plan.upserts.sort_unstable_by_key(Row::key);
-        plan.deletes.sort_unstable();
-    }
-
-    fn compare(&self, selection: Selection) -> Compare {
-        let wanted = |row: &Row| match &selection {
-            Selection::All => true,
-            Selection::Parts(parts) => {
-                parts.iter().any(|part| part.target == row.origin.target.name && part.namespace == row.namespace)
-            }
-        };
-        let rows = self
-            .rows
-            .iter()
-            .filter(|(id, entry)| self.known(id.target, &entry.namespace))
-            .filter_map(|(id, entry)| self.row(id, entry))
-            .filter(wanted)
-            .collect();
-        Compare { selection, rows, knowledge: self.knowledge() }
     }
 }

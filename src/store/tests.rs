@@ -176,11 +176,13 @@ fn a_target_that_is_removed_takes_its_rows_along_and_one_that_is_unresolved_keep
     let plan = reader.plan();
     assert!(plan.deletes.is_empty() && store.rows() == 1);
     store.unregister(&team(), &Name::new("deploys"));
-    assert_eq!((store.rows(), store.bytes()), (0, 0));
+    assert_eq!(store.rows(), 0);
     let compare = reader.plan().compare.unwrap();
     let held = RowKey { target: Name::new("deploys"), uid: Uid::new("u1") };
     assert!(compare.selection == Selection::All && compare.knowledge.covers(&held, &Namespace::new("a")));
     assert!(!put(&target, "late", "a", "{}", 1), "the handle is of a target that is gone");
+    drop(reader);
+    assert_eq!(store.bytes(), 0);
 }
 
 #[test]
@@ -247,6 +249,86 @@ fn failures_are_counted_until_the_object_is_well_gone_or_not_seen_again() {
     assert_eq!(counts().failing, 1);
     learn(&target, "a", 2);
     assert_eq!((counts().failing, counts().last_failure), (0, None));
+}
+
+/// A store with room for that many rows as [`put`] makes them, with one target over `a` and `b`.
+fn small(rows: usize) -> (Store, Target) {
+    let row = size::row(&Uid::new("u1"), &Body::new("u1", b"{}").unwrap());
+    let store = Store::new(Some((rows * row) as u64));
+    let target = store.register(origin("deploys", "Deployment"));
+    target.cover(&covering(&["a", "b"]));
+    store.complete();
+    (store, target)
+}
+
+#[test]
+fn a_row_beyond_the_budget_makes_its_part_unknown_and_removes_nothing() {
+    let (store, target) = small(2);
+    let counts = || store.table(&team()).target_counts(&Name::new("deploys"));
+    let mark = store.next_mark();
+    assert!(put(&target, "u1", "a", "{}", mark) && put(&target, "u2", "b", "{}", mark));
+    target.sweep(|_| true, mark);
+    assert!(counts().whole);
+    assert!(!put(&target, "u3", "b", "{}", mark));
+    assert_eq!((counts().rows, counts().whole, counts().over_budget), (2, false, vec![Namespace::new("b")]));
+    let knowledge = store.table(&team()).knowledge();
+    let key = |uid: &str| RowKey { target: Name::new("deploys"), uid: Uid::new(uid) };
+    assert!(knowledge.covers(&key("u9"), &Namespace::new("a")));
+    assert!(!knowledge.covers(&key("u3"), &Namespace::new("b")), "the sink keeps what it has");
+    assert_eq!(store.bytes(), store.budget().unwrap());
+}
+
+#[test]
+fn a_row_that_cannot_grow_stays_as_it_was_and_is_not_swept() {
+    let (store, target) = small(1);
+    let mark = store.next_mark();
+    put(&target, "u1", "a", "{}", mark);
+    target.sweep(|_| true, mark);
+    let again = store.next_mark();
+    assert!(!put(&target, "u1", "a", r#"{"grown":1}"#, again));
+    target.sweep(|_| true, again);
+    let rows = store.table(&team()).rows();
+    assert_eq!((uids(&rows), rows[0].body.attributes()), (vec!["u1".to_owned()], &b"{}"[..]));
+    assert!(put(&target, "u1", "a", "[]", again), "a change that takes no more room is made");
+}
+
+#[test]
+fn a_refused_part_is_known_again_once_a_list_that_began_later_fits() {
+    let (store, target) = small(2);
+    let counts = || store.table(&team()).target_counts(&Name::new("deploys"));
+    let refusing = store.next_mark();
+    put(&target, "u1", "a", "{}", refusing);
+    put(&target, "u2", "b", "{}", refusing);
+    let beside = store.next_mark();
+    put(&target, "u3", "b", "{}", refusing);
+    for mark in [refusing, beside] {
+        put(&target, "u1", "a", "{}", mark);
+        put(&target, "u2", "b", "{}", mark);
+        target.sweep(|_| true, mark);
+        assert_eq!((counts().over_budget, counts().unknown), (vec![Namespace::new("b")], vec![Namespace::new("b")]));
+    }
+    target.remove(&Uid::new("u2"));
+    let later = store.next_mark();
+    put(&target, "u1", "a", "{}", later);
+    put(&target, "u3", "b", "{}", later);
+    target.sweep(|_| true, later);
+    assert!(counts().whole && counts().over_budget.is_empty());
+}
+
+#[test]
+fn what_the_store_counts_is_what_rows_and_journal_take() {
+    let (store, target) = store();
+    let row = |attributes: &str| size::row(&Uid::new("u1"), &Body::new("u1", attributes.as_bytes()).unwrap());
+    learn(&target, "a", 1);
+    put(&target, "u1", "a", "{}", 1);
+    assert_eq!(store.bytes(), row("{}"));
+    let reader = caught_up(&store);
+    put(&target, "u1", "a", r#"{"more":true}"#, 1);
+    assert_eq!(store.bytes(), row(r#"{"more":true}"#) + size::CHANGE);
+    target.remove(&Uid::new("u1"));
+    assert_eq!(store.bytes(), size::CHANGE + size::TOMBSTONE);
+    reader.acknowledge(reader.plan().seq);
+    assert_eq!(store.bytes(), 0);
 }
 
 /// One step of the model test.

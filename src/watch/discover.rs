@@ -1,12 +1,13 @@
 //! Which resources the API server has: plural and scope of a kind, from aggregated discovery.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use http::header::{ACCEPT, ETAG, IF_NONE_MATCH};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use crate::model::{Gvk, Namespace};
 
@@ -67,16 +68,52 @@ pub enum DiscoverError {
     Silent(std::time::Duration),
 }
 
+/// Whether the API server has a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Presence<'a> {
+    /// It has.
+    Listed(&'a Resource),
+    /// It cannot tell: nothing was read yet, or the server behind the group does not answer.
+    Unsure,
+    /// It has not, by the discovery of that moment.
+    Absent(Instant),
+}
+
 /// All listable resources, polled; a poll that finds nothing new costs two requests that are answered 304.
 #[derive(Debug, Default)]
 pub struct Discovery {
     roots: [Root; 2],
+    /// When all of it was read last.
+    polled: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
 struct Root {
     etag: Option<http::HeaderValue>,
-    found: BTreeMap<Gvk, Resource>,
+    found: Found,
+}
+
+/// What one root has.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Found {
+    resources: BTreeMap<Gvk, Resource>,
+    /// Groups and versions whose own server does not answer, so that what is missing there may exist.
+    stale: BTreeSet<(Arc<str>, Arc<str>)>,
+}
+
+impl Found {
+    fn is_stale(&self, gvk: &Gvk) -> bool {
+        self.stale.contains(&(gvk.group.clone(), gvk.version.clone()))
+    }
+
+    /// Keeps what an earlier discovery had of groups that do not answer now.
+    fn remember(&mut self, before: &Self) {
+        for (gvk, resource) in &before.resources {
+            if self.is_stale(gvk) {
+                self.resources.entry(gvk.clone()).or_insert_with(|| resource.clone());
+            }
+        }
+    }
 }
 
 impl Discovery {
@@ -89,12 +126,19 @@ impl Discovery {
         for (root, path) in self.roots.iter_mut().zip(["/api", "/apis"]) {
             changed |= root.poll(client, path).await?;
         }
+        self.polled = Some(Instant::now());
         Ok(changed)
     }
 
-    /// Returns the resource of a kind.
-    pub fn resource(&self, gvk: &Gvk) -> Option<&Resource> {
-        self.roots.iter().find_map(|root| root.found.get(gvk))
+    /// Returns the resource of a kind, or whether that is known to be missing.
+    pub fn find(&self, gvk: &Gvk) -> Presence<'_> {
+        if let Some(resource) = self.roots.iter().find_map(|root| root.found.resources.get(gvk)) {
+            return Presence::Listed(resource);
+        }
+        match self.polled {
+            Some(polled) if !self.roots.iter().any(|root| root.found.is_stale(gvk)) => Presence::Absent(polled),
+            _ => Presence::Unsure,
+        }
     }
 }
 
@@ -115,10 +159,16 @@ impl Root {
         let etag = response.headers().get(ETAG).cloned();
         let body = response.into_body().collect().await?.to_bytes();
         let found = read(&body).map_err(|error| DiscoverError::Reply(error.into()))?;
+        self.etag = etag;
+        Ok(self.take(found))
+    }
+
+    /// Takes what was read; tells whether it is news.
+    fn take(&mut self, mut found: Found) -> bool {
+        found.remember(&self.found);
         let changed = found != self.found;
         self.found = found;
-        self.etag = etag;
-        Ok(changed)
+        changed
     }
 }
 
@@ -132,7 +182,7 @@ struct Group {
     #[serde(default)]
     metadata: GroupMeta,
     #[serde(default)]
-    versions: Vec<Version>,
+    versions: Vec<VersionEntry>,
 }
 
 #[derive(Deserialize, Default)]
@@ -142,15 +192,17 @@ struct GroupMeta {
 }
 
 #[derive(Deserialize)]
-struct Version {
+struct VersionEntry {
     version: String,
     #[serde(default)]
-    resources: Vec<Found>,
+    freshness: String,
+    #[serde(default)]
+    resources: Vec<ResourceEntry>,
 }
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Found {
+struct ResourceEntry {
     resource: String,
     #[serde(default)]
     response_kind: Option<ResponseKind>,
@@ -164,12 +216,15 @@ struct ResponseKind {
     kind: String,
 }
 
-fn read(text: &[u8]) -> Result<BTreeMap<Gvk, Resource>, serde_json::Error> {
-    let mut found = BTreeMap::new();
+fn read(text: &[u8]) -> Result<Found, serde_json::Error> {
+    let mut found = Found::default();
     for group in serde_json::from_slice::<GroupList>(text)?.items {
         let name: Arc<str> = group.metadata.name.into();
         for group_version in group.versions {
             let version: Arc<str> = group_version.version.into();
+            if group_version.freshness == "Stale" {
+                found.stale.insert((name.clone(), version.clone()));
+            }
             for resource in group_version.resources {
                 let Some(response) = resource.response_kind else { continue };
                 if !["list", "watch"].iter().all(|verb| resource.verbs.iter().any(|have| have == verb)) {
@@ -179,7 +234,7 @@ fn read(text: &[u8]) -> Result<BTreeMap<Gvk, Resource>, serde_json::Error> {
                 let gvk = Gvk { group: name.clone(), version: version.clone(), kind: response.kind.into() };
                 let resource =
                     Resource { group: name.clone(), version: version.clone(), plural: resource.resource.into(), scope };
-                found.insert(gvk, resource);
+                found.resources.insert(gvk, resource);
             }
         }
     }
@@ -199,7 +254,7 @@ mod tests {
             {"metadata":{},"versions":[{"version":"v1","resources":[
               {"resource":"nodes","responseKind":{"kind":"Node"},"scope":"Cluster","verbs":["list","watch"]},
               {"resource":"bindings","responseKind":{"kind":"Binding"},"scope":"Namespaced","verbs":["create"]}]}]}]}"#;
-        let found = read(text).unwrap();
+        let found = read(text).unwrap().resources;
         let gvk = |group: &str, kind: &str| Gvk { group: group.into(), version: "v1".into(), kind: kind.into() };
         let gateway = &found[&gvk("gateway.networking.k8s.io", "Gateway")];
         let team = Namespace::new("team-a");
@@ -208,5 +263,31 @@ mod tests {
         assert_eq!((node.path(None).as_str(), node.scope), ("/api/v1/nodes", Scope::Cluster));
         assert_eq!(node.api_version(), "v1");
         assert!(!found.contains_key(&gvk("", "Binding")));
+    }
+
+    fn aggregated(versions: &str) -> Found {
+        read(format!(r#"{{"items":[{{"metadata":{{"name":"x.io"}},"versions":[{versions}]}}]}}"#).as_bytes()).unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kind_is_absent_only_when_whoever_serves_its_group_says_so() {
+        let things = r#""resources":[{"resource":"things","responseKind":{"kind":"Thing"},"scope":"Namespaced","verbs":["list","watch"]}]"#;
+        let gvk = |kind: &str| Gvk { group: "x.io".into(), version: "v1".into(), kind: kind.into() };
+        let mut discovery = Discovery::default();
+        assert_eq!(discovery.find(&gvk("Thing")), Presence::Unsure, "nothing was read yet");
+        discovery.polled = Some(Instant::now());
+        assert!(discovery.roots[1].take(aggregated(&format!(r#"{{"version":"v1","freshness":"Current",{things}}}"#))));
+        assert!(matches!(discovery.find(&gvk("Thing")), Presence::Listed(_)));
+        assert_eq!(discovery.find(&gvk("Other")), Presence::Absent(Instant::now()));
+
+        // The server behind the group is down: what it had is remembered, and nothing is called absent.
+        for _ in 0..2 {
+            discovery.roots[1].take(aggregated(r#"{"version":"v1","freshness":"Stale"}"#));
+            assert!(matches!(discovery.find(&gvk("Thing")), Presence::Listed(_)));
+            assert_eq!(discovery.find(&gvk("Other")), Presence::Unsure);
+        }
+        assert!(discovery.roots[1].take(aggregated(r#"{"version":"v1","freshness":"Current"}"#)));
+        assert_eq!(discovery.find(&gvk("Thing")), Presence::Absent(Instant::now()));
+        assert!(!discovery.roots[1].take(aggregated(r#"{"version":"v1","freshness":"Current"}"#)));
     }
 }

@@ -11,8 +11,11 @@
 //! One state, one step function, and the I/O behind [`Api`], so that tests script the server. A namespace that is listed
 //! again while the watch is open is listed with the watch unread: what the watch then delivers of that namespace, up to
 //! the version of the list, is older than the list and skipped.
+//!
+//! A list without a single item that would remove most rows of a table is not believed at once: nothing is swept, the watch
+//! goes on, and what a list says half a minute later counts (D4).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,7 +37,7 @@ use crate::error::Classify;
 use crate::extract;
 use crate::model::{Namespace, Uid};
 use crate::schedule::backoff::Backoff;
-use crate::store::Store;
+use crate::store::{Store, is_mass_deletion};
 
 /// With more namespaces than this to list again, all are.
 const MAX_PARTIAL: usize = 10;
@@ -44,6 +47,9 @@ const FORBIDDEN_RETRY: Duration = Duration::from_secs(20);
 const REOPEN: Duration = Duration::from_millis(50);
 /// The longest wait after other failures.
 const MAX_DELAY: Duration = Duration::from_secs(30);
+
+/// A list that is too empty is read once more after this.
+const SECOND_LOOK: Duration = Duration::from_secs(30);
 
 /// Which namespaces of an extent must be listed again.
 #[derive(Debug, Default)]
@@ -105,13 +111,44 @@ enum State {
 
 struct Watching {
     version: String,
-    /// When everything is listed again, as a backstop.
+    /// When everything is listed again: as a backstop, or because the last list was not believed.
     resync: Instant,
     /// The run of the list before.
     mark: u32,
     /// Namespaces that were listed again, with the version of that list.
     floors: HashMap<Namespace, u64>,
     reply: Option<(Reply, Lines)>,
+}
+
+/// A list that was read to its end.
+struct Listed {
+    /// The version to watch from.
+    version: String,
+    mark: u32,
+    /// It was believed, and what it did not confirm is removed.
+    swept: bool,
+}
+
+/// Whether an empty list is believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Emptiness {
+    Plain,
+    /// It would remove most rows of a table.
+    Suspect,
+}
+
+/// An empty list that was not believed, and until when none is.
+#[derive(Debug, Default)]
+struct Doubt {
+    until: Option<Instant>,
+}
+
+impl Doubt {
+    /// Tells whether a list is not to be believed yet.
+    fn holds(&mut self, found: Emptiness) -> bool {
+        let now = Instant::now();
+        found == Emptiness::Suspect && now < *self.until.get_or_insert(now + SECOND_LOOK)
+    }
 }
 
 #[derive(Deserialize)]
@@ -137,9 +174,10 @@ impl<A: Api> Driver<A> {
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
         let mut state = State::List;
+        let mut doubt = Doubt::default();
         let mut backoff = Backoff::new(RandomState::new().hash_one(&self.extent));
         loop {
-            match self.step(&mut state).await {
+            match self.step(&mut state, &mut doubt).await {
                 Ok(()) => backoff.reset(),
                 Err(error) if error.expired() => {
                     tracing::info!(resource = %self.extent.resource.plural, "watch expired, listing again");
@@ -147,6 +185,10 @@ impl<A: Api> Driver<A> {
                 }
                 Err(error) => {
                     self.failed(&error);
+                    // A resource that went and came back counts from another version.
+                    if error.code() == Some(404) {
+                        state = State::List;
+                    }
                     let delay = match error.class() {
                         crate::error::Class::Forbidden => FORBIDDEN_RETRY,
                         _ => backoff.next_delay().min(MAX_DELAY),
@@ -157,17 +199,18 @@ impl<A: Api> Driver<A> {
         }
     }
 
-    async fn step(&self, state: &mut State) -> Result<(), ApiError> {
+    async fn step(&self, state: &mut State, doubt: &mut Doubt) -> Result<(), ApiError> {
         match state {
             State::List => {
                 // Whatever was asked for before is part of this list.
                 self.wanted.take();
-                let (version, mark) = self.list(&self.extent).await?;
-                let resync = Instant::now() + self.shared.resync.mul_f64(self.spread);
+                let Listed { version, mark, .. } = self.list(&self.extent, doubt).await?;
+                let period = Instant::now() + self.shared.resync.mul_f64(self.spread);
+                let resync = doubt.until.map_or(period, |until| until.min(period));
                 *state = State::Watch(Watching { version, resync, mark, floors: HashMap::new(), reply: None });
             }
             State::Watch(watching) => {
-                if let Some(next) = self.watch(watching).await? {
+                if let Some(next) = self.watch(watching, doubt).await? {
                     *state = next;
                 }
             }
@@ -175,8 +218,8 @@ impl<A: Api> Driver<A> {
         Ok(())
     }
 
-    /// Lists an extent and sweeps what the list did not confirm. Returns the version to watch from, and the mark.
-    async fn list(&self, extent: &Extent) -> Result<(String, u32), ApiError> {
+    /// Lists an extent and sweeps what the list did not confirm, unless it is not believed.
+    async fn list(&self, extent: &Extent, doubt: &mut Doubt) -> Result<Listed, ApiError> {
         let _turn = self.shared.lists.acquire().await;
         let started = Instant::now();
         let interests = self.interests(extent);
@@ -199,8 +242,20 @@ impl<A: Api> Driver<A> {
             page = meta.next;
         };
         self.shared.dispatch.barrier().await;
-        self.sweep(extent, &interests, mark);
         self.shared.health.clear(extent);
+        let swept = count > 0 || !doubt.holds(self.too_empty(extent, &interests));
+        if swept {
+            if *extent == self.extent {
+                *doubt = Doubt::default();
+            }
+            self.sweep(extent, &interests, mark);
+        } else {
+            tracing::warn!(
+                resource = %extent.resource.plural,
+                namespace = extent.namespace.as_ref().map_or("", Namespace::as_str),
+                "list came back empty where there were many rows, listing again before they are removed"
+            );
+        }
         tracing::debug!(
             resource = %extent.resource.plural,
             namespace = extent.namespace.as_ref().map_or("", Namespace::as_str),
@@ -208,7 +263,18 @@ impl<A: Api> Driver<A> {
             elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "listed"
         );
-        Ok((version, mark))
+        Ok(Listed { version, mark, swept })
+    }
+
+    /// Returns whether sweeping an extent that was listed without an item removes most rows of some table.
+    fn too_empty(&self, extent: &Extent, interests: &[Arc<Interest>]) -> Emptiness {
+        let mut going: BTreeMap<&Namespace, usize> = BTreeMap::new();
+        for interest in interests {
+            *going.entry(&interest.key().namespace).or_default() += interest.target.rows(extent.namespace.as_ref());
+        }
+        let of = |namespace| self.shared.store.existing(namespace).map_or(0, |table| table.counts().rows);
+        let suspect = going.into_iter().any(|(namespace, rows)| is_mass_deletion(rows, of(namespace)));
+        if suspect { Emptiness::Suspect } else { Emptiness::Plain }
     }
 
     fn interests(&self, extent: &Extent) -> Vec<Arc<Interest>> {
@@ -234,7 +300,7 @@ impl<A: Api> Driver<A> {
     }
 
     /// Reads the watch until it ends, fails, or something must be listed.
-    async fn watch(&self, watching: &mut Watching) -> Result<Option<State>, ApiError> {
+    async fn watch(&self, watching: &mut Watching, doubt: &mut Doubt) -> Result<Option<State>, ApiError> {
         let Watching { version, resync, mark, floors, reply } = watching;
         if reply.is_none() {
             *reply = Some((self.api.watch(&self.extent, version).await?, Lines::default()));
@@ -244,7 +310,11 @@ impl<A: Api> Driver<A> {
         let chunk = tokio::select! {
             // Cancel-safe: `next` of a boxed stream and `notified` lose nothing when they are dropped.
             chunk = stream.next() => chunk,
-            () = self.wanted.wake.notified() => return self.relist(floors, mark).await,
+            () = self.wanted.wake.notified() => {
+                let next = self.relist(floors, mark, doubt).await;
+                *resync = doubt.until.map_or(*resync, |until| until.min(*resync));
+                return next;
+            }
             () = tokio::time::sleep_until(*resync) => return Ok(Some(State::List)),
         };
         let Some(chunk) = chunk else {
@@ -275,7 +345,12 @@ impl<A: Api> Driver<A> {
     }
 
     /// Lists what was asked for.
-    async fn relist(&self, floors: &mut HashMap<Namespace, u64>, mark: &mut u32) -> Result<Option<State>, ApiError> {
+    async fn relist(
+        &self,
+        floors: &mut HashMap<Namespace, u64>,
+        mark: &mut u32,
+        doubt: &mut Doubt,
+    ) -> Result<Option<State>, ApiError> {
         let wanted = self.wanted.take();
         if wanted == Relist::default() {
             return Ok(None);
@@ -286,12 +361,15 @@ impl<A: Api> Driver<A> {
         let mut left = wanted.namespaces.clone();
         for namespace in wanted.namespaces {
             let extent = Extent { resource: self.extent.resource.clone(), namespace: Some(namespace.clone()) };
-            match self.list(&extent).await {
-                Ok((version, listed)) => {
-                    if let Ok(version) = version.parse() {
+            match self.list(&extent, doubt).await {
+                Ok(listed) => {
+                    // A list that was not believed does not make older events void.
+                    if listed.swept
+                        && let Ok(version) = listed.version.parse()
+                    {
                         floors.insert(namespace.clone(), version);
                     }
-                    *mark = listed;
+                    *mark = listed.mark;
                     left.remove(&namespace);
                 }
                 Err(error) => {

@@ -9,6 +9,8 @@ mod command_line;
 #[cfg(test)]
 mod high_availability;
 #[cfg(test)]
+mod knowledge;
+#[cfg(test)]
 mod lab;
 #[cfg(test)]
 mod layering;

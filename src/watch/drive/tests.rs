@@ -339,6 +339,110 @@ async fn a_broken_object_costs_its_own_row_and_nothing_else() {
     assert_eq!(counts.failing, 1);
 }
 
+fn many(count: u32) -> Vec<String> {
+    (0..count).map(|index| item(&format!("u{index:04}"), "n", index + 1, "a")).collect()
+}
+
+impl Stage {
+    /// Waits for that many rows. Returns how long it took.
+    async fn counted(&self, rows: usize) -> Duration {
+        let started = Instant::now();
+        let table = self.shared.store.table(&Namespace::new("team"));
+        for _ in 0..10_000 {
+            if table.counts().rows == rows {
+                return started.elapsed();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("want {rows} rows, have {} after {:?}", table.counts().rows, self.script.asked.lock());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_of_many_rows_is_believed_the_second_time() {
+    for reach in [Some("n"), None] {
+        let deleted = event("DELETED", &item("u0007", "n", 951, "a"));
+        let lists = vec![Ok(list(900, &many(150))), Ok(list(950, &[])), Ok(list(960, &[]))];
+        let mut stage = Stage::new(lists, vec![Watch::Refused(410), Watch::Open(vec![deleted])]);
+        stage.cover(&["n"]);
+        stage.drive(reach);
+        stage.counted(149).await;
+        assert!(stage.whole(), "knowledge stays as it was");
+        let waited = stage.counted(0).await;
+        assert!(waited >= Duration::from_secs(29) && waited < Duration::from_secs(32), "{waited:?}");
+        let name = reach.unwrap_or("*");
+        let list = format!("list {name}");
+        assert_eq!(*stage.script.asked.lock(), [&list, "watch 900", &list, "watch 950", &list, "watch 960"]);
+        assert!(stage.whole());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_list_that_is_followed_by_a_full_one_costs_no_row() {
+    let lists = vec![Ok(list(900, &many(150))), Ok(list(950, &[])), Ok(list(960, &many(149)))];
+    let mut stage = Stage::new(lists, vec![Watch::Refused(410)]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.counted(150).await;
+    assert!(stage.counted(149).await >= Duration::from_secs(30), "not swept before the third list");
+}
+
+#[tokio::test(start_paused = true)]
+async fn listing_again_on_request_does_not_shorten_the_doubt() {
+    let lists = vec![Ok(list(900, &many(150))), Ok(list(950, &[])), Ok(list(955, &[])), Ok(list(960, &[]))];
+    let mut stage = Stage::new(lists, vec![Watch::Refused(410)]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.counted(150).await;
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    stage.wanted.all();
+    assert!(stage.counted(0).await >= Duration::from_secs(19));
+    assert_eq!(stage.script.asked.lock().iter().filter(|asked| *asked == "list n").count(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_namespace_that_is_listed_empty_on_request_is_looked_at_again_with_the_rest() {
+    let lists = vec![Ok(list(900, &many(150))), Ok(list(950, &[])), Ok(list(960, &[item("x1", "m", 959, "a")]))];
+    let mut stage = Stage::new(lists, vec![]);
+    stage.cover(&["n", "m"]);
+    stage.drive(None);
+    stage.counted(150).await;
+    stage.wanted.namespaces([Namespace::new("n")]);
+    let waited = stage.counted(1).await;
+    assert!(waited >= Duration::from_secs(29), "{waited:?}");
+    assert_eq!(*stage.script.asked.lock(), ["list *", "watch 900", "list n", "list *", "watch 960"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn few_rows_and_a_list_with_something_in_it_are_swept_at_once() {
+    for (before, after) in [(100, vec![]), (150, vec![item("other", "n", 940, "a")])] {
+        let want = after.len();
+        let lists = vec![Ok(list(900, &many(before))), Ok(list(950, &after))];
+        let mut stage = Stage::new(lists, vec![Watch::Refused(410)]);
+        stage.cover(&["n"]);
+        stage.drive(Some("n"));
+        for _ in 0..10_000 {
+            if stage.script.asked.lock().len() == 4 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(*stage.script.asked.lock(), ["list n", "watch 900", "list n", "watch 950"]);
+        assert_eq!(stage.rows().len(), want);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_resource_that_was_gone_is_listed_when_it_is_back() {
+    let lists = vec![Ok(list(900, &many(3))), Err(404), Ok(list(950, &[item("u1", "n", 940, "a")]))];
+    let mut stage = Stage::new(lists, vec![Watch::Refused(404)]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    stage.counted(3).await;
+    stage.until(&[A1]).await;
+    assert_eq!(*stage.script.asked.lock(), ["list n", "watch 900", "list n", "list n", "watch 950"]);
+}
+
 #[test]
 fn watch_labels_are_read_from_the_object() {
     let text = r#"{"metadata":{"labels":{"kollect.dev/watch":"disabled"}}}"#;
