@@ -258,7 +258,7 @@ async fn an_inventory_with_the_key_of_a_cluster_inventory_steps_back() {
     let Some((job, _, operator)) = Job::filled("conflict", 5).await else { return };
     job.kubectl(&["create", "namespace", "cluster"]);
     let manifests = job.manifests().replace(&format!("namespace: {}", job.namespace()), "namespace: cluster");
-    job.apply("apiVersion: kollect.dev/v1alpha1\nkind: KollectClusterInventory\nmetadata: {name: all}\nspec: {}\n")
+    job.apply("apiVersion: kollect.dev/v1alpha1\nkind: KollectClusterInventory\nmetadata: {name: all}\nspec: {namespaceSelector: {matchLabels: {team: a}}}\n")
         .unwrap();
     job.apply(&manifests).unwrap();
     let refused = wait_for("NameConflict", PATIENCE, || async {
