@@ -14,12 +14,12 @@
 //! A job of settings that are no longer these is dropped where it stands, and jobs of one inventory at one destination
 //! never overlap: what is cleaned up is not written again by a delivery that came late.
 
+mod command;
 mod limits;
 mod report;
 mod work;
 
 use std::collections::{BTreeMap, HashMap};
-use std::num::NonZeroU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,20 +29,20 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use command::{Binding, Deliveries, Leaving, Place, Stray};
 pub use limits::SHARD_WARNING_ROWS;
 pub use report::{Departure, Failure, Report, Reports};
 
 use crate::error::{Class, Classify, chain};
 use crate::export::Scope;
 use crate::metrics::{Controller, Metrics};
-use crate::model::{BindingKey, Cluster, InventoryKey, Namespace, SinkKey};
+use crate::model::{BindingKey, InventoryKey, Namespace};
 use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Schedule, Start};
-use crate::sinks::{Fault, Leave, Sink, SinkError};
+use crate::sinks::{Fault, Sink, SinkError};
 use crate::store::{Reader, Store};
+use command::Command;
 use work::{Delivered, Done, Refusals};
 
-/// Commands that may wait. The sender waits when it is full.
-const MAX_COMMANDS: usize = 1024;
 /// How often an unchanged binding tells the readers of its sink that it is watched.
 const HEARTBEAT: Duration = Duration::from_mins(1);
 /// How long jobs in flight may go on after a shutdown began.
@@ -50,132 +50,11 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Deadline of one probe of a destination that does not answer.
 const PROBE: Duration = Duration::from_secs(10);
 
-/// Everything that a binding needs.
-#[derive(Debug, Clone)]
-pub struct Binding {
-    /// Inventory and sink.
-    pub key: BindingKey,
-    /// Where to.
-    pub sink: Arc<dyn Sink>,
-    /// Whose rows.
-    pub scope: Arc<Scope>,
-    /// Minimum time between two writes.
-    pub interval: Duration,
-    /// `metadata.generation` of the inventory.
-    pub generation: i64,
-    /// Limit on one row in bytes, where the user set `maxExportBytes`.
-    pub max_row_bytes: Option<NonZeroU64>,
-    /// Changes with anything that makes a new delivery necessary: the specs and the secrets.
-    pub revision: String,
-}
-
-/// A place where rows of an inventory are.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Place {
-    /// The inventory.
-    pub inventory: InventoryKey,
-    /// [`Destination::id`](crate::sinks::Destination::id).
-    pub destination: String,
-    /// `spec.cluster` under which they are.
-    pub cluster: Cluster,
-}
-
-/// A place that an inventory leaves.
-#[derive(Debug, Clone)]
-pub struct Leaving {
-    /// The way there.
-    pub sink: Arc<dyn Sink>,
-    /// Whose rows.
-    pub scope: Arc<Scope>,
-    /// What becomes of them.
-    pub leave: Leave,
-}
-
-/// A scope of ours at a destination that nobody delivers to.
-#[derive(Debug, Clone)]
-pub struct Stray {
-    /// Where it is.
-    pub place: Place,
-    /// Whose rows.
-    pub scope: Arc<Scope>,
-    /// The sink through which it was seen.
-    pub via: SinkKey,
-    /// The way there.
-    pub sink: Arc<dyn Sink>,
-}
-
-impl Place {
-    fn of(sink: &dyn Sink, scope: &Scope) -> Self {
-        let destination = sink.destination().id.clone();
-        Self { inventory: scope.inventory.clone(), destination, cluster: scope.cluster.clone() }
-    }
-}
-
 /// What the schedule keeps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 enum Job {
     Deliver(BindingKey),
     Leave(Place),
-}
-
-#[derive(Debug)]
-enum Command {
-    Bind(Box<Binding>, Option<Duration>),
-    Unbind(BindingKey),
-    Leave(Leaving),
-    Audit(InventoryKey),
-    Hurry(InventoryKey),
-}
-
-/// The way into the delivery task.
-#[derive(Debug, Clone)]
-pub struct Deliveries {
-    commands: mpsc::Sender<Command>,
-    reports: Reports,
-}
-
-impl Deliveries {
-    /// Adds a binding or takes over its new settings; the same revision changes nothing.
-    ///
-    /// `idle_for` says how long ago the sink was last written to by an earlier process.
-    pub async fn bind(&self, binding: Binding, idle_for: Option<Duration>) {
-        self.send(Command::Bind(Box::new(binding), idle_for)).await;
-    }
-
-    /// Ends a binding; a delivery in flight is dropped. What it wrote stays.
-    pub async fn unbind(&self, key: BindingKey) {
-        self.send(Command::Unbind(key)).await;
-    }
-
-    /// Cleans up a place, however often that fails; [`Reports::departure`] tells how far it is. A binding to the same
-    /// place ends it.
-    pub async fn leave(&self, leaving: Leaving) {
-        let place = Place::of(&*leaving.sink, &leaving.scope);
-        if self.reports.departure(&place).is_none() {
-            self.reports.depart(&place, Departure::Pending);
-        }
-        self.send(Command::Leave(leaving)).await;
-    }
-
-    /// Audits every sink of an inventory now.
-    pub async fn audit(&self, inventory: InventoryKey) {
-        self.send(Command::Audit(inventory)).await;
-    }
-
-    /// Delivers what waits for an interval or for another try, now.
-    pub async fn hurry(&self, inventory: InventoryKey) {
-        self.send(Command::Hurry(inventory)).await;
-    }
-
-    /// Returns the reports.
-    pub fn reports(&self) -> &Reports {
-        &self.reports
-    }
-
-    async fn send(&self, command: Command) {
-        // The receiver lives as long as the process; a send that fails means shutdown.
-        let _ = self.commands.send(command).await;
-    }
 }
 
 /// The delivery task.
@@ -242,9 +121,8 @@ struct Running {
 impl Deliverer {
     /// Makes the task; [`Deliverer::run`] runs it.
     pub fn new(store: Store, metrics: Arc<Metrics>, limits: Limits, seed: u64) -> (Self, Deliveries) {
-        let (sender, commands) = mpsc::channel(MAX_COMMANDS);
-        let reports = Reports::default();
-        let deliveries = Deliveries { commands: sender, reports: reports.clone() };
+        let (deliveries, commands) = Deliveries::new();
+        let reports = deliveries.reports().clone();
         let this = Self {
             store,
             metrics,
@@ -311,6 +189,7 @@ impl Deliverer {
                 self.schedule.unbind(&Job::Deliver(key));
             }
             Command::Leave(leaving) => self.leave(leaving, epoch, now),
+            Command::GiveUp(place) => self.give_up(&place),
             Command::Audit(inventory) => {
                 for key in self.of_inventory(&inventory) {
                     self.schedule.audit_by(&Job::Deliver(key), now);
@@ -367,11 +246,15 @@ impl Deliverer {
 
     /// Ends the clean-up of a place that is used again.
     fn stay(&mut self, place: &Place) {
+        self.give_up(place);
+        self.reports.stay(place);
+    }
+
+    fn give_up(&mut self, place: &Place) {
         if let Some(departing) = self.leavings.remove(place) {
             departing.valid.cancel();
             self.schedule.unbind(&Job::Leave(place.clone()));
         }
-        self.reports.stay(place);
     }
 
     /// Tells the bindings of the namespaces that changed.
@@ -438,12 +321,17 @@ impl Deliverer {
     fn start_leaving(&mut self, place: Place, jobs: &mut JoinSet<Ended>) {
         let Some(departing) = self.leavings.get(&place) else { return };
         let (leaving, epoch, valid) = (departing.leaving.clone(), departing.epoch, departing.valid.clone());
+        let scope = &leaving.scope;
+        let bound = self.bindings.values().map(|bound| &bound.binding);
+        let others =
+            bound.filter(|other| other.scope.inventory == scope.inventory && other.scope.cluster == scope.cluster);
+        let others: Vec<Arc<dyn Sink>> = others.map(|other| other.sink.clone()).collect();
         let turn = self.turn(place.clone());
         jobs.spawn(async move {
             let started = Instant::now();
             let work = async {
                 let _turn = turn.lock().await;
-                leaving.sink.leave(&leaving.scope, leaving.leave).await.map(|_| Done::Nothing)
+                work::leave(&leaving, &others).await
             };
             let result = valid.run_until_cancelled(work).await;
             Ended { job: Job::Leave(place), epoch, purpose: Purpose::Deliver, started, result, scopes: Vec::new() }

@@ -92,6 +92,10 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// Returns where this sink writes to.
     fn destination(&self) -> &Destination;
 
+    /// Returns what tells one table, repository or bucket from another, whatever address leads to it; nothing while there
+    /// is none.
+    fn identity(&self) -> BoxFuture<'_, Result<Option<String>, SinkError>>;
+
     /// Checks that the destination can be reached and used, and returns a sentence for people.
     fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>>;
 

@@ -244,7 +244,7 @@ fn adoption(test: &ObjectMeta, sink: &Object<KollectDatabaseSinkSpec>) -> Option
         name: sink.meta.name.clone().unwrap_or_default(),
         uid: sink.uid().to_owned(),
         controller: Some(true),
-        block_owner_deletion: Some(true),
+        block_owner_deletion: None,
     });
     // The version guards owners that somebody else adds at the same moment.
     Some(json!({"metadata": {"resourceVersion": test.resource_version, "ownerReferences": owners}}))
@@ -327,7 +327,7 @@ mod tests {
             metadata["ownerReferences"][1],
             json!({
                 "apiVersion": "kollect.dev/v1alpha1", "kind": "KollectDatabaseSink", "name": "pg", "uid": "sink",
-                "controller": true, "blockOwnerDeletion": true,
+                "controller": true,
             })
         );
         assert_eq!(adopted(&[owner("sink", true)]), None);

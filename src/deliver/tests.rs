@@ -1,8 +1,11 @@
 mod memory;
 mod model;
 
+use std::num::NonZeroU64;
+
 use super::*;
 use crate::model::{Body, Cluster, Family, Gvk, Name, Namespace, ObjectKey, Origin, RowKey, SinkKey, Uid};
+use crate::sinks::Leave;
 use crate::store::Coverage;
 use memory::{Memory, Wrong};
 
@@ -281,6 +284,21 @@ async fn a_place_is_left_once_its_delivery_ended_however_often_that_fails() {
     bench.bind(&sink, Duration::ZERO, "2").await;
     eventually("filled", || sink.stored.lock().rows.len() == 2).await;
     assert_eq!(departure(), None);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_place_that_got_another_address_is_not_emptied() {
+    let sink = Memory::new(&[]);
+    let bench = delivered(&sink).await;
+    let renamed = Memory::at("renamed", &[]);
+    sink.identity.lock().clone_into(&mut renamed.identity.lock());
+    bench.bind(&renamed, Duration::ZERO, "2").await;
+    let leaving = Leaving { sink: sink.clone(), scope: Arc::new(scope()), leave: Leave::Delete };
+    bench.deliveries.leave(leaving).await;
+    let place = Place::of(&*sink, &scope());
+    eventually("left", || bench.deliveries.reports().departure(&place) == Some(Departure::Done)).await;
+    assert_eq!(sink.stored.lock().left, []);
     bench.end().await;
 }
 

@@ -1,14 +1,15 @@
 //! One job: what is read, compared and sent, from a plan to its acknowledgement.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use crate::canonical;
 use crate::export::{self, Base, Delta, Held, Scope, Selection, Standing};
 use crate::model::{Row, RowKey};
-use crate::sinks::{Audit, Receipt, Refused, SinkError};
+use crate::sinks::{Audit, Receipt, Refused, Sink, SinkError};
 use crate::store::{Compare, Plan, Reader};
 
-use super::Binding;
+use super::{Binding, Leaving};
 
 /// Rows that a sink does not take.
 pub(super) type Refusals = BTreeMap<RowKey, Refused>;
@@ -85,6 +86,21 @@ pub(super) async fn audit(binding: &Binding, reader: &Reader, refused: &Refusals
     reader.acknowledge(standing.seq);
     let repaired = (receipt.written + receipt.deleted).saturating_sub(waiting as u64);
     Ok(Done::Delivered(Delivered { standing, receipt: Some(receipt), refused, repaired }))
+}
+
+/// Ends what a place holds of an inventory, unless one of the `others`, to which it is delivered, is the same place by
+/// another address: a server that got a new name, or a pooler before it.
+pub(super) async fn leave(leaving: &Leaving, others: &[Arc<dyn Sink>]) -> Result<Done, SinkError> {
+    if !others.is_empty()
+        && let Some(identity) = leaving.sink.identity().await?
+    {
+        for other in others {
+            if other.identity().await?.as_ref() == Some(&identity) {
+                return Ok(Done::Nothing);
+            }
+        }
+    }
+    leaving.sink.leave(&leaving.scope, leaving.leave).await.map(|_| Done::Nothing)
 }
 
 fn standing(binding: &Binding, plan: &Plan) -> Standing {

@@ -370,6 +370,14 @@ impl PostgresSink {
         }
     }
 
+    async fn try_identity(&self) -> Result<Option<String>, PostgresError> {
+        let lease = self.home.pool.lease().await?;
+        let session = self.session(&lease);
+        let identity = schema::identity(session.client(), session.names, session.deadline()).await?;
+        lease.give_back();
+        Ok(identity)
+    }
+
     async fn try_probe(&self) -> Result<String, PostgresError> {
         let lease = self.home.pool.lease().await?;
         let session = self.session(&lease);
@@ -524,6 +532,10 @@ impl Sink for PostgresSink {
 
     fn destination(&self) -> &Destination {
         &self.destination
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Option<String>, SinkError>> {
+        Box::pin(async { self.settle(self.try_identity().await).await })
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>> {

@@ -95,6 +95,19 @@ async fn a_place_that_is_left_is_cleaned_up() {
     job.rows(0).await;
     job.places(1).await;
 
+    // The same table by another address is the same place: nothing is deleted, nothing is written.
+    let before = job.ground.postgres().row_writes(&job.database, "elsewhere").await.unwrap();
+    let renamed = job.ground.dsn().replace("127.0.0.1", "localhost");
+    job.patch("secret/pg", &format!(r#"{{"stringData":{{"dsn":"{renamed}"}}}}"#));
+    let moved = wait_for("the new address on record", PATIENCE, || async {
+        let recorded = job.status("kinv/all")["destinations"].to_string();
+        ensure!(recorded.contains("localhost") && !recorded.contains("127.0.0.1"), "{recorded}");
+        Ok(())
+    });
+    moved.await.unwrap();
+    let after = job.ground.postgres().row_writes(&job.database, "elsewhere").await.unwrap();
+    assert_eq!(after.since(before).total(), 0);
+
     // No reference any more; and back again.
     job.patch("kinv/all", r#"{"spec":{"databaseSinkRefs":[]}}"#);
     job.counts("SELECT count(*) FROM elsewhere", 0).await;

@@ -62,7 +62,7 @@ pub struct KollectInventorySpec {
     pub export_min_interval: Duration,
     /// Largest document or message in bytes, at least 1, at most the limit of the operator (`--max-export-bytes`,
     /// 1572864), which is also what holds when it is absent. More is split into parts. Databases and layouts with a
-    /// file for each row have no such limit. Example: `1000000`.
+    /// file for each row have no parts: there it bounds one row, where it is set. Example: `1000000`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_export_bytes: Option<i64>,

@@ -166,8 +166,8 @@ pub struct InventorySinkRef {
     #[schemars(extend("x-kubernetes-validations" = rules::interval()))]
     pub export_min_interval: Option<Duration>,
     /// Largest document or message sent to this sink, in bytes; wins over the inventory. At least 1, at most the limit
-    /// of the operator (`--max-export-bytes`, 1572864 by default). More is split into parts. Has no effect where only
-    /// changes are written, as in databases. Example: `1000000`.
+    /// of the operator (`--max-export-bytes`, 1572864 by default). More is split into parts. Where only changes are
+    /// written, as in databases, it bounds one row. Example: `1000000`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub max_export_bytes: Option<i64>,

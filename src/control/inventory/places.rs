@@ -122,7 +122,9 @@ impl Control {
             return;
         }
         match (departure, self.way_to(key, there, state)) {
-            (_, Found::Nowhere) | (Some(Departure::Failed(_)), Found::Remembered(_)) => {
+            (_, Found::Nowhere) => left.stranded.push(there.clone()),
+            (Some(Departure::Failed(_)), Found::Remembered(_)) => {
+                self.parts.deliveries.give_up(place).await;
                 left.stranded.push(there.clone());
             }
             (None, Found::Way(way) | Found::Remembered(way)) => {

@@ -28,6 +28,10 @@ impl Sink for Scripted {
         &self.0
     }
 
+    fn identity(&self) -> BoxFuture<'_, Result<Option<String>, SinkError>> {
+        unimplemented!()
+    }
+
     fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>> {
         Box::pin(async {
             match self.1 {

@@ -59,6 +59,8 @@ pub(super) enum Wrong {
 #[derive(Debug)]
 pub(super) struct Memory {
     pub(super) destination: Destination,
+    /// What it is, whatever its address.
+    pub(super) identity: Mutex<String>,
     pub(super) stored: Mutex<Stored>,
 }
 
@@ -71,6 +73,7 @@ impl Memory {
         let stored = Stored { failures: failures.to_vec(), ..Stored::default() };
         Arc::new(Self {
             destination: Destination { id: id.into(), description: id.into() },
+            identity: Mutex::new(id.into()),
             stored: Mutex::new(stored),
         })
     }
@@ -144,6 +147,10 @@ impl Sink for Memory {
 
     fn destination(&self) -> &Destination {
         &self.destination
+    }
+
+    fn identity(&self) -> BoxFuture<'_, Result<Option<String>, SinkError>> {
+        Box::pin(async { Ok(Some(self.identity.lock().clone())) })
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>> {

@@ -294,6 +294,23 @@ pub(super) fn create_statements(names: &Names) -> [String; 2] {
     [DATA.create(&names.data()), STATE.create(&names.state())]
 }
 
+/// Returns what the table of rows is, whatever address led here: the start of the server to the microsecond, and the
+/// object ids of database and table.
+pub(super) async fn identity(
+    client: &Client,
+    names: &Names,
+    deadline: Instant,
+) -> Result<Option<String>, PostgresError> {
+    let doing = || format!("look at table {}", names.data());
+    let sql = "SELECT concat_ws('/', extract(epoch FROM pg_postmaster_start_time()), d.oid, c.oid) \
+         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace, pg_catalog.pg_database d \
+         WHERE d.datname = current_database() AND n.nspname = $1 AND c.relname = $2";
+    let params: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&names.schema, Type::TEXT), (&names.table, Type::TEXT)];
+    let row = in_time(deadline, doing, client.query_typed_opt(sql, &params)).await?;
+    row.map(|row| row.try_get(0)).transpose().map_err(|error| PostgresError::driver(doing(), error))
+}
+
 /// Decides from what the catalog says. Pure.
 fn judge(found: &Found, names: &Names, mode: Provisioning) -> Result<Facts, SchemaError> {
     let schema = Quoted(names.schema.clone());
