@@ -279,6 +279,9 @@ impl Control {
                 self.queue_targets(here);
                 self.queue_inventories(here);
             }
+            Kind::ClusterInventory => {
+                self.queue_inventories(|other| other.namespace.as_str() == CLUSTER && other.name == key.name);
+            }
             Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => {
                 self.queue_inventories(here);
                 self.queue_tests(here);

@@ -157,6 +157,16 @@ async fn a_leader_that_was_paused_past_its_lease_ends_and_writes_nothing() {
     job.equals_the_cluster().await;
     let second = epoch_above(&job, first).await;
 
+    // The server ends a transaction in which the paused leader is silent; until then its counters are not reported.
+    wait_for("the end of the paused transaction", PATIENCE, || async {
+        let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state LIKE 'idle in%'";
+        let open: i64 = job.database.query_one(sql, &[]).await?.get(0);
+        ensure!(open == 0, "{open} are open");
+        Ok(())
+    })
+    .await
+    .unwrap();
+
     // One more change that only the new leader may write: one row, written once.
     let before = job.writes().await;
     let (namespace, name) = load.object(0);

@@ -281,5 +281,7 @@ async fn an_inventory_with_the_key_of_a_cluster_inventory_steps_back() {
     });
     refused.await.unwrap();
     job.rows(5).await;
+    job.kubectl(&["delete", "kollectclusterinventory/all"]);
+    job.rows(10).await;
     operator.terminate().await.unwrap();
 }
