@@ -35,7 +35,7 @@ pub use report::{Departure, Failure, Report, Reports};
 
 use crate::error::{Class, Classify, chain};
 use crate::export::Scope;
-use crate::metrics::{Controller, Metrics};
+use crate::metrics::{Cached, Controller, Metrics};
 use crate::model::{BindingKey, InventoryKey, Namespace};
 use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Schedule, Start};
 use crate::sinks::{Fault, Sink, SinkError};
@@ -399,6 +399,8 @@ impl Deliverer {
                     Done::Delivered(delivered) if delivered.rows() > 0 => Outcome::Written,
                     Done::Nothing | Done::Delivered(_) => Outcome::Unchanged,
                 };
+                let cached = if outcome == Outcome::Written { Cached::Miss } else { Cached::Hit };
+                self.metrics.digest_checked(Controller::Inventory, cached);
                 let waited = self.schedule.behind_since(&job).map(|since| now.saturating_duration_since(since));
                 if let Done::Delivered(delivered) = done {
                     bound.refused = Arc::new(delivered.refused.clone());
