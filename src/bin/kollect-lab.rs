@@ -148,6 +148,9 @@ struct BenchArguments {
     targets: Option<usize>,
     #[arg(long, default_value_t = 3)]
     runs: usize,
+    /// Changes per second of `freshness`.
+    #[arg(long, default_value_t = 100.0)]
+    rate: f64,
     /// The `kollect` binary. Default: the one beside this program.
     #[arg(long)]
     kollect: Option<PathBuf>,
@@ -351,6 +354,7 @@ async fn measure(arguments: BenchArguments) -> Result<()> {
         namespaces: arguments.namespaces,
         targets,
         runs: arguments.runs,
+        rate: arguments.rate,
         kollect: arguments.kollect.map_or_else(operator::sibling_program, Ok)?,
         crds: arguments.crds.unwrap_or_else(|| tools::repository_file("crds")),
         operator_args: arguments.operator_args,

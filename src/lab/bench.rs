@@ -3,20 +3,25 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
+//! `copy` alone has neither objects nor an operator.
 
+mod copy;
+mod freshness;
 mod report;
 mod stage;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use self::report::Report;
 use self::stage::Stage;
 use super::load::Change;
+
+const DATABASE: &str = "bench";
 
 /// Time without a write of the operator after which nothing more is to come: longer than the export interval.
 const QUIET: Duration = Duration::from_secs(35);
@@ -46,6 +51,10 @@ pub enum Name {
     Churn,
     /// Killed and started again, nothing changed.
     Restart,
+    /// The PostgreSQL sink alone: a first delivery beside `psql \copy`, and deltas.
+    Copy,
+    /// From the API server's answer to the commit in PostgreSQL, for many changes per second without an interval.
+    Freshness,
 }
 
 impl Name {
@@ -55,6 +64,8 @@ impl Name {
             Self::Idle => "idle",
             Self::Churn => "churn",
             Self::Restart => "restart",
+            Self::Copy => "copy",
+            Self::Freshness => "freshness",
         }
     }
 }
@@ -73,6 +84,8 @@ pub struct Bench {
     pub targets: usize,
     /// How often to measure; the report shows the medians.
     pub runs: usize,
+    /// Changes per second of `freshness`.
+    pub rate: f64,
     /// The `kollect` binary.
     pub kollect: PathBuf,
     /// Directory of the custom resource definitions.
@@ -84,6 +97,17 @@ pub struct Bench {
 impl Bench {
     /// Runs the bench and returns its report: medians, and beside each the values of all runs.
     pub async fn run(&self) -> Result<Value> {
+        if self.name == Name::Copy {
+            return copy::run(self).await;
+        }
+        if self.name == Name::Freshness {
+            let changes = freshness::changes(self);
+            ensure!(
+                (1..=self.rows).contains(&changes),
+                "{changes} changes do not fall on as many of {} rows",
+                self.rows
+            );
+        }
         let filled = stage::filled_etcd(self).await.context("failed to fill etcd")?;
         let mut report = Report::default();
         for run in 1..=self.runs {
@@ -93,6 +117,8 @@ impl Bench {
                 Name::Idle => idle(&mut stage).await,
                 Name::Churn => churn(&mut stage).await,
                 Name::Restart => restart(&mut stage).await,
+                Name::Freshness => freshness::run(self, &mut stage).await,
+                Name::Copy => bail!("it has no stage"),
             };
             let values = match values {
                 Ok(values) => stage.check_rows().await.map(|()| values),
@@ -110,6 +136,11 @@ impl Bench {
             ("namespaces", json!(self.namespaces)),
             ("targets", json!(self.targets)),
         ]))
+    }
+
+    /// Returns `exportMinInterval` of the inventories.
+    fn interval(&self) -> &'static str {
+        if self.name == Name::Freshness { "0s" } else { "30s" }
     }
 }
 

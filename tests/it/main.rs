@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod guarantees;
+#[cfg(test)]
 mod high_availability;
 #[cfg(test)]
 mod knowledge;

@@ -247,8 +247,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 150, ..ProptestConfig::default() })]
-
+    // The number of cases is proptest's own, 256 or what PROPTEST_CASES says.
     #[test]
     fn whatever_happens_the_sink_ends_as_the_cluster_is(steps in proptest::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

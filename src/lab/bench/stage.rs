@@ -16,10 +16,9 @@ use super::super::process;
 use super::super::tools::{self, Tool};
 use super::super::wait::wait_for;
 use super::super::{Lab, LabOptions};
-use super::Bench;
+use super::{Bench, DATABASE, Name, freshness};
 
-const DATABASE: &str = "bench";
-const TABLE: &str = "inventory_items";
+pub(super) const TABLE: &str = "inventory_items";
 
 /// An operator that has not delivered by then never will.
 const DELIVERY_LIMIT: Duration = Duration::from_mins(15);
@@ -80,6 +79,9 @@ impl Stage {
             LabOptions { garbage_collector: false, etcd_from: Some(filled.to_owned()), ..LabOptions::default() };
         let lab = Lab::start(options).await?;
         lab.api().apply_crds(&bench.crds)?;
+        if bench.name == Name::Freshness {
+            freshness::stamp_commits(lab.postgres()).await?;
+        }
         lab.postgres().create_database(DATABASE).await?;
         let load = load_of(bench);
         lab.api().apply(&manifests(bench, &load, &lab.postgres().dsn(DATABASE)))?;
@@ -118,6 +120,10 @@ impl Stage {
 
     pub(super) fn load(&self) -> &Load {
         &self.load
+    }
+
+    pub(super) fn database(&self) -> &Database {
+        &self.database
     }
 
     pub(super) fn targets(&self) -> usize {
@@ -275,7 +281,7 @@ fn manifests(bench: &Bench, load: &Load, dsn: &str) -> String {
             "KollectInventory",
             json!({
                 "databaseSinkRefs": [{"name": "bench"}],
-                "exportMinInterval": "30s",
+                "exportMinInterval": bench.interval(),
             }),
         ));
     }
