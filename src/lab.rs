@@ -16,6 +16,7 @@ pub mod load;
 pub mod operator;
 pub mod postgres;
 pub mod process;
+pub mod proxy;
 pub mod tools;
 pub mod wait;
 
@@ -30,6 +31,7 @@ pub use control_plane::ControlPlane;
 pub use operator::Operator;
 pub use postgres::Postgres;
 use process::Guard;
+pub use proxy::Proxy;
 
 /// What to start.
 #[derive(Debug, Clone)]

@@ -286,7 +286,7 @@ impl Control {
             .find(|export| export.name == key.sink.to_string())
             .and_then(|export| export.last_export_time.as_ref())
             .filter(|_| interval >= REMEMBERED_INTERVAL)
-            .map(|last| Timestamp::now().duration_since(last.0).unsigned_abs());
+            .map(|last| idle_for(last.0, Timestamp::now()));
         let binding = Binding {
             key: key.clone(),
             sink: opened,
@@ -405,6 +405,12 @@ impl Control {
     }
 }
 
+/// Returns for how long nothing was written, as far as wall clocks can tell: a write that lies in the future, since a
+/// clock was set back, counts as one that far in the past.
+fn idle_for(last_write: Timestamp, now: Timestamp) -> Duration {
+    now.duration_since(last_write).unsigned_abs()
+}
+
 /// Returns what is put on record of a place before it is written to.
 fn destination(key: &BindingKey, cluster: &Cluster, config: &PostgresConfig, sink: &dyn Sink) -> Destination {
     let there = sink.destination();
@@ -424,4 +430,19 @@ fn destination(key: &BindingKey, cluster: &Cluster, config: &PostgresConfig, sin
 /// Tells whether two entries of `status.destinations` have one key.
 fn same_place(one: &Destination, other: &Destination) -> bool {
     one.id == other.id && one.cluster == other.cluster
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_last_write_in_the_future_is_an_age_and_no_panic() {
+        let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+        assert_eq!(idle_for("2026-03-01T09:59:50Z".parse().unwrap(), now), Duration::from_secs(10));
+        assert_eq!(idle_for("2026-03-01T10:00:10Z".parse().unwrap(), now), Duration::from_secs(10));
+        for reason in [Timestamp::MIN, Timestamp::MAX] {
+            assert!(idle_for(reason, now) > Duration::from_hours(24));
+        }
+    }
 }

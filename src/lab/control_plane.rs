@@ -200,6 +200,33 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// Writes a kubeconfig of the operator's `ServiceAccount` that leads through another port of 127.0.0.1, say that of a
+    /// proxy in front of the API server.
+    pub fn operator_kubeconfig_through(&self, port: u16) -> Result<PathBuf> {
+        let direct = std::fs::read_to_string(self.operator_kubeconfig())?;
+        let (ours, theirs) = (format!("127.0.0.1:{}", self.settings.port), format!("127.0.0.1:{port}"));
+        let name = format!("operator-{port}.kubeconfig");
+        self.settings.write(&name, &direct.replace(&ours, &theirs))?;
+        Ok(self.settings.dir.join(name))
+    }
+
+    /// Returns the port of the API server on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.settings.port
+    }
+
+    /// Takes from etcd every version but the newest one, and returns which that is.
+    pub async fn compact_etcd(&self) -> Result<i64> {
+        let address = format!("127.0.0.1:{}", self.settings.etcd_port);
+        // The gateway writes 64-bit numbers as text. A key that nobody has is enough to ask for the revision.
+        let range = super::operator::http_post(&address, "/v3/kv/range", r#"{"key":"AA=="}"#).await?;
+        let range: serde_json::Value = serde_json::from_str(&range)?;
+        let revision = range["header"]["revision"].as_str().context("etcd names no revision")?.parse()?;
+        let request = json!({"revision": revision, "physical": true}).to_string();
+        super::operator::http_post(&address, "/v3/kv/compaction", &request).await?;
+        Ok(revision)
+    }
+
     /// Ends etcd at once.
     pub async fn stop_etcd(&self) -> Result<()> {
         stop(&self.etcd, Signal::Kill).await

@@ -1,10 +1,12 @@
 # Ends the recorded process groups and removes the files of a lab once standard input is closed, which the kernel does for
-# a starter that dies in any way. Lines: "<signal> <group>", "forget <group>", "remove <path>".
+# a starter that dies in any way. Lines: "<signal> <group>", "forget <group>", "unmount <path>", "remove <path>".
 trap '' HUP INT TERM
 parts=
+mounts=
 while read -r word value; do
     case $word in
         remove) set -- "$@" "$value" ;;
+        unmount) mounts="$mounts $value" ;;
         forget)
             rest=
             for part in $parts; do
@@ -30,5 +32,8 @@ while [ "$tries" -lt 50 ]; do
 done
 for part in $parts; do
     kill -s KILL -- "-${part#*:}" 2>/dev/null
+done
+for mount in $mounts; do
+    umount -l "$mount" 2>/dev/null
 done
 rm -rf -- "$@"

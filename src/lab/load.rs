@@ -460,7 +460,7 @@ fn config_map(namespace: &str, name: &str, chance: u64) -> Value {
 }
 
 /// Turns a counter into a number that looks random (`SplitMix64`).
-const fn mix(value: u64) -> u64 {
+pub(super) const fn mix(value: u64) -> u64 {
     let mut mixed = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
     mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);

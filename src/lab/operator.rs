@@ -187,11 +187,24 @@ impl Metrics {
 
 /// Reads a page from a plain server on loopback; anything but 200 is an error with the page as its text.
 pub async fn http_get(address: &str, path: &str) -> Result<String> {
+    // HTTP/1.0 has no chunks, and the end of the page is the end of the stream.
+    http_exchange(address, &format!("GET {path}"), &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")).await
+}
+
+/// Posts JSON to a plain server on loopback, and reads the answer as [`http_get`] does.
+pub async fn http_post(address: &str, path: &str, body: &str) -> Result<String> {
+    let length = body.len();
+    let request = format!(
+        "POST {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    http_exchange(address, &format!("POST {path}"), &request).await
+}
+
+async fn http_exchange(address: &str, what: &str, request: &str) -> Result<String> {
     let exchange = async {
         let mut stream =
             TcpStream::connect(address).await.with_context(|| format!("failed to connect to {address}"))?;
-        // HTTP/1.0 has no chunks, and the end of the page is the end of the stream.
-        stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes()).await?;
+        stream.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         stream.read_to_end(&mut answer).await?;
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&answer).into_owned())
@@ -200,7 +213,7 @@ pub async fn http_get(address: &str, path: &str) -> Result<String> {
         timeout(Duration::from_secs(10), exchange).await.with_context(|| format!("{address} did not answer"))??;
     let (head, body) = answer.split_once("\r\n\r\n").context("the answer has no end of headers")?;
     let status = head.split_whitespace().nth(1).context("the answer has no status")?;
-    ensure!(status == "200", "GET {path}: {status} {body}");
+    ensure!(status == "200", "{what}: {status} {body}");
     Ok(body.to_owned())
 }
 

@@ -200,6 +200,35 @@ impl Postgres {
         }
     }
 
+    /// Ends the server as a package upgrade does: connections are ended, what was committed is on disk.
+    pub async fn stop_fast(&self) -> Result<()> {
+        let process = self.process.lock().take();
+        match process {
+            Some(process) => process.stop(Signal::Int).await.map(drop),
+            None => Ok(()),
+        }
+    }
+
+    /// Kills the server and every process that serves a connection at the same moment, as a power cut does.
+    pub async fn kill9(&self) -> Result<()> {
+        let Some(process) = self.process.lock().take() else { return Ok(()) };
+        let server = process.pid();
+        // Stopped first: it would start others in place of those that are killed.
+        process.signal(Signal::Stop)?;
+        let children = process::children(server)?;
+        for child in &children {
+            process::signal_process(*child, Signal::Kill)?;
+        }
+        process.stop(Signal::Kill).await?;
+        // A next server refuses to start while one of them still has the shared memory.
+        wait_for("the processes of PostgreSQL to be gone", Duration::from_secs(10), || async {
+            let left = children.iter().filter(|child| process::runs(**child)).count();
+            anyhow::ensure!(left == 0, "{left} are left");
+            Ok(())
+        })
+        .await
+    }
+
     /// Starts the server on its port and waits until it answers.
     pub async fn restart(&self) -> Result<()> {
         let mut command = self.command("postgres")?;
@@ -215,6 +244,20 @@ impl Postgres {
         server.ready(Duration::from_mins(1), || async { self.connect_as(ACCOUNT, "postgres").await.map(drop) }).await?;
         *self.process.lock() = Some(server);
         Ok(())
+    }
+
+    /// Returns a new empty directory that the server may use as a tablespace, on a file system of this size.
+    ///
+    /// # Errors
+    /// When this account may not mount.
+    pub fn small_tablespace(&self, name: &str, bytes: u64) -> Result<PathBuf> {
+        let path = self.data.with_file_name(name);
+        std::fs::create_dir(&path)?;
+        self.guard.mount_memory(&path, bytes)?;
+        if let Some((user, group)) = self.account {
+            chown(&path, Some(user), Some(group))?;
+        }
+        Ok(path)
     }
 
     /// Lets the server speak TLS with this certificate and key (PEM), from the next connection on.

@@ -103,6 +103,14 @@ impl Guard {
         self.tell(&format!("remove {}\n", path.display()))
     }
 
+    /// Mounts a file system in memory of this size at an empty directory, until the end. Takes root.
+    pub fn mount_memory(&self, path: &Path, bytes: u64) -> Result<()> {
+        // Told first, so that there is no moment in which nobody would unmount it.
+        self.tell(&format!("unmount {}\n", path.display()))?;
+        run(Command::new("mount").args(["-t", "tmpfs", "-o", &format!("size={bytes}"), "kollect-lab"]).arg(path))
+            .map(drop)
+    }
+
     fn record(&self, group: u32, signal: Signal) -> Result<()> {
         self.tell(&format!("{} {group}\n", signal.name()))
     }
@@ -290,6 +298,18 @@ pub fn free_port() -> Result<u16> {
     bail!("no free loopback port between {FIRST} and {}", FIRST + COUNT)
 }
 
+/// Returns the processes that a process started and that have not been awaited yet.
+pub fn children(pid: u32) -> Result<Vec<u32>> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).context("the process is gone")?;
+    text.split_whitespace().map(|child| child.parse().context("an odd number in /proc")).collect()
+}
+
+/// Tells whether a process runs. A zombie does not: only its parent has not looked yet.
+pub fn runs(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
 fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
     // The second field is the name in parentheses and may hold anything; counted from behind it, utime is the 12th.
@@ -313,12 +333,6 @@ fn status_mib(pid: u32, field: &str) -> Result<f64> {
 mod tests {
     use super::*;
 
-    fn alive(pid: u32) -> bool {
-        // A zombie is over; only its parent has not looked yet.
-        std::fs::read_to_string(format!("/proc/{pid}/stat"))
-            .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
-    }
-
     fn sleeper(log: &Path, guard: &Arc<Guard>) -> Process {
         Process::spawn("sleeper", Command::new("sleep").arg("600"), log, Signal::Term, guard).unwrap()
     }
@@ -328,9 +342,9 @@ mod tests {
         let guard = Arc::new(Guard::start().unwrap());
         let process = sleeper(Path::new("/dev/null"), &guard);
         let pid = process.pid();
-        assert!(alive(pid));
+        assert!(runs(pid));
         drop(process);
-        assert!(!alive(pid));
+        assert!(!runs(pid));
     }
 
     #[tokio::test]
@@ -351,7 +365,7 @@ mod tests {
         reap.await.unwrap();
         guard.shell.lock().wait().unwrap();
 
-        assert!(!alive(pid));
+        assert!(!runs(pid));
         assert!(!dir.exists());
     }
 

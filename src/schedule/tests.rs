@@ -160,6 +160,20 @@ fn a_restarted_process_waits_for_the_rest_of_the_interval() {
 }
 
 #[test]
+fn a_clock_that_was_set_back_or_forward_delays_the_first_delivery_by_one_interval_at_most() {
+    let begin = Instant::now();
+    // What wall clocks make of the last write of an earlier process: just now, long ago, or beyond all reason.
+    let century = Duration::from_hours(100 * 365 * 24);
+    for idle_for in [Duration::ZERO, GATHER, INTERVAL, century, Duration::MAX] {
+        let mut schedule = schedule();
+        schedule.bind(&"apps", "pg", INTERVAL, Some(idle_for), begin);
+        let due = schedule.next_wakeup(begin).unwrap();
+        assert!(due >= begin + GATHER && due <= begin + INTERVAL, "{idle_for:?}: {:?}", due - begin);
+        assert_eq!(start(&mut schedule, due), ["apps"]);
+    }
+}
+
+#[test]
 fn a_destination_that_does_not_answer_blocks_its_own_jobs_only_and_releases_them_together() {
     let (mut schedule, begin) = (schedule(), Instant::now());
     for key in ["a", "b", "c"] {

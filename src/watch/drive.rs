@@ -185,8 +185,9 @@ impl<A: Api> Driver<A> {
                 }
                 Err(error) => {
                     self.failed(&error);
-                    // A resource that went and came back counts from another version.
-                    if error.code() == Some(404) {
+                    // What is unknown now only a list makes known again, and a resource that went and came back counts from
+                    // another version: a watch that goes on would not do.
+                    if matches!(error.code(), Some(403 | 404)) {
                         state = State::List;
                     }
                     let delay = match error.class() {

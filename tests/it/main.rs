@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod guarantees;
 #[cfg(test)]
 mod high_availability;
@@ -22,6 +24,8 @@ mod lifecycle;
 mod operator;
 #[cfg(test)]
 mod postgres;
+#[cfg(test)]
+mod runbook;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]

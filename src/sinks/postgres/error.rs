@@ -330,8 +330,10 @@ fn state_fault(state: &SqlState) -> Fault {
 fn state_class(state: &SqlState) -> Class {
     let code = state.code();
     match code {
-        "57P04" => return Class::Terminal,            // the database was dropped
-        "42P05" | "26000" => return Class::Transient, // a pooler mixed up prepared statements
+        "57P04" => return Class::Terminal, // the database was dropped
+        // A pooler mixed up prepared statements, or a table was dropped under way: the next try looks at the tables, and
+        // makes it or says what to run.
+        "42P05" | "26000" | "42P01" => return Class::Transient,
         _ => {}
     }
     match code.get(..2).unwrap_or_default() {
@@ -367,7 +369,6 @@ mod tests {
             ("3D000", Class::Terminal),
             ("3F000", Class::Terminal),
             ("42501", Class::Terminal),
-            ("42P01", Class::Terminal),
             ("42703", Class::Terminal),
             ("22P05", Class::Terminal),
             ("23505", Class::Terminal),
@@ -380,6 +381,7 @@ mod tests {
             ("26000", Class::Transient),
             ("40001", Class::Transient),
             ("40P01", Class::Transient),
+            ("42P01", Class::Transient),
             ("53100", Class::Transient),
             ("53300", Class::Transient),
             ("55P03", Class::Transient),

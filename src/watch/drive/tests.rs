@@ -313,6 +313,22 @@ async fn a_refused_namespace_is_unknown_and_keeps_its_rows() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_watch_that_was_forbidden_for_a_moment_is_preceded_by_a_list() {
+    let lists = vec![Ok(list(7, &[item("u1", "n", 3, "a")])), Ok(list(9, &[item("u1", "n", 3, "a")]))];
+    let mut stage = Stage::new(lists, vec![Watch::Refused(403)]);
+    stage.cover(&["n"]);
+    stage.drive(Some("n"));
+    for _ in 0..100_000 {
+        if stage.script.asked.lock().len() == 4 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(*stage.script.asked.lock(), ["list n", "watch 7", "list n", "watch 9"]);
+    assert!(stage.whole(), "a part that was forbidden stays unknown");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_broken_object_costs_its_own_row_and_nothing_else() {
     let broken = r#"{"metadata":{"name":"u1","namespace":"n","uid":"u1","resourceVersion":"9"},"image":{"#;
     let watch = Watch::Open(vec![
