@@ -53,6 +53,8 @@ pub struct Refused {
     pub reason: &'static str,
     /// Why, and what to do.
     pub message: String,
+    /// Where the row is too large: its bytes, and how many it may have.
+    pub excess: Option<(u64, u64)>,
 }
 
 /// What an audit found.

@@ -9,6 +9,7 @@ use super::work::Refusals;
 use crate::error::Class;
 use crate::metrics::{Fault, Metrics};
 use crate::model::BindingKey;
+use crate::sinks::Refused;
 use crate::store::Counts;
 
 /// How often a warning that still holds is given again.
@@ -50,12 +51,13 @@ pub(super) fn refusal(refused: &Refusals) -> Option<Failure> {
 
 /// Logs and counts rows that a sink does not take.
 pub(super) fn tell(metrics: &Metrics, key: &BindingKey, refused: &Refusals) {
-    let large = refused.values().filter(|row| row.reason == "PayloadTooLarge").count();
-    for row in refused.values().filter(|row| row.reason == "PayloadTooLarge").take(NAMED) {
+    let large: Vec<(&Refused, u64, u64)> =
+        refused.values().filter_map(|row| row.excess.map(|(bytes, cap)| (row, bytes, cap))).collect();
+    for (row, bytes, cap) in large.iter().take(NAMED) {
         metrics.sink_failed(Fault::PayloadTooLarge);
-        tracing::info!(sink = %key.sink, inventory = %key.inventory, object = row.object, error = row.message, "PayloadTooLarge");
+        tracing::info!(sink = %key.sink, inventory = %key.inventory, object = row.object, bytes, cap, "PayloadTooLarge");
     }
-    let Some(failure) = refusal(refused).filter(|_| refused.len() > large) else { return };
+    let Some(failure) = refusal(refused).filter(|_| refused.len() > large.len()) else { return };
     metrics.sink_failed(Fault::Terminal);
     tracing::error!(
         sink = %key.sink,

@@ -182,5 +182,6 @@ fn too_large(scope: &Scope, row: &Row, bytes: u64, ceiling: u64) -> Refused {
              profile name fewer attributes",
             scope.inventory
         ),
+        excess: Some((bytes, ceiling)),
     }
 }

@@ -36,7 +36,8 @@ impl Fault {
     }
 
     pub(crate) fn options(&self) -> OperatorOptions {
-        self.job.ground.operator_options()
+        // Without audits, so that none of them mends what a delivery lost.
+        self.job.ground.operator_options().arg("--sink-audit-interval=0")
     }
 
     async fn operator(&self) -> Operator {
@@ -148,6 +149,14 @@ fn writes(inserted: i64, updated: i64, deleted: i64) -> RowWrites {
 /// Counts the rows; none when there is no table.
 async fn row_count(fault: &Fault) -> i64 {
     fault.job.ground.postgres().count(&fault.job.database, TABLE).await.unwrap()
+}
+
+/// Counts the rows where each namespace has a hundred. A delivery is all or nothing, and brings whole namespaces, each as
+/// soon as it was listed.
+async fn whole_parts(fault: &Fault) -> i64 {
+    let rows = row_count(fault).await;
+    assert!(rows % 100 == 0, "{rows} rows: a part of a delivery");
+    rows
 }
 
 /// Returns one value for the normal suite and another one for the nightly.

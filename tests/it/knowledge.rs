@@ -198,7 +198,9 @@ async fn a_store_that_is_too_small_keeps_the_rows_of_the_sink_and_one_that_has_r
     assert!(message.contains("1 of 1 MiB are in use") && message.contains("Raise --store-budget"), "{message}");
     let metrics = operator.metrics().await.unwrap();
     assert_eq!(metrics.get("kollect_store_budget_bytes"), Some(65_536.0));
-    assert!(metrics.get("kollect_store_bytes").is_some_and(|bytes| bytes > 60_000.0 && bytes <= 65_536.0));
+    // What is left free is less than what a row and its journal take; the journal goes with the next delivery.
+    let bytes = metrics.get("kollect_store_bytes").unwrap_or_default();
+    assert!((50_000.0..=65_536.0).contains(&bytes), "{bytes}");
     job.rows(300).await;
     assert_eq!(job.writes().await.since(before).total(), 0);
     // What is deleted makes room, and what did not fit is listed again.

@@ -256,11 +256,10 @@ async fn what_waits_is_exported_when_somebody_asks_for_it() {
     let Some((job, load, operator)) = Job::filled("export-now", 10).await else { return };
     job.patch("kinv/all", r#"{"spec":{"exportMinInterval":"1h"}}"#);
     job.condition("kinv/all", "Ready", "Exported").await;
-    load.delete(&job.ground.client, vec![0]).await.unwrap();
-    job.rows(9).await;
-    load.delete(&job.ground.client, vec![1]).await.unwrap();
+    let before = job.writes().await;
+    load.delete(&job.ground.client, vec![0, 1]).await.unwrap();
     job.condition("kinv/all", "Synced", "Debounced").await;
-    job.rows(9).await;
+    assert_eq!(job.writes().await.since(before).total(), 0);
     job.annotate("kinv/all", "kollect.dev/export-now=please");
     job.rows(8).await;
     operator.terminate().await.unwrap();

@@ -130,6 +130,7 @@ async fn what_is_refused_or_large(fault: &Fault) {
     let refused = line(fault, "PayloadTooLarge", &[("inventory", &format!("{namespace}/capped"))]).await;
     assert_eq!([&refused["level"], &refused["sink"]], ["info", "database/capped"]);
     assert!(refused["object"].as_str().is_some_and(|object| object.contains("ConfigMap")), "{refused}");
+    assert!(refused["bytes"].as_u64() > refused["cap"].as_u64() && refused["cap"].is_u64(), "{refused}");
     let message = fault.job.condition("kinv/capped", "Degraded", "PayloadTooLarge").await;
     assert!(message.contains("2 row(s) refused, all others were delivered"), "{message}");
     fault.at_least(1_800, "SELECT count(*) FROM capped_items").await;

@@ -112,7 +112,7 @@ impl Stored {
             };
             if self.poison.contains(&row.key()) {
                 let (reason, object, message) = ("ExportTerminal", "v1 Thing a/b".to_owned(), "no".to_owned());
-                receipt.refused.push(Refused { key: row.key(), object, reason, message });
+                receipt.refused.push(Refused { key: row.key(), object, reason, message, excess: None });
             } else if self.rows.get(&row.key()) != Some(&cell) {
                 self.rows.insert(row.key(), cell);
                 receipt.written += 1;

@@ -246,8 +246,15 @@ impl World {
     }
 }
 
+/// Histories of a run: enough for every change, or as many as `PROPTEST_CASES` says, for a night.
+#[expect(clippy::disallowed_methods, reason = "a test is no part of the operator whose environment config reads")]
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(150)
+}
+
 proptest! {
-    // The number of cases is proptest's own, 256 or what PROPTEST_CASES says.
+    #![proptest_config(ProptestConfig { cases: cases(), ..ProptestConfig::default() })]
+
     #[test]
     fn whatever_happens_the_sink_ends_as_the_cluster_is(steps in proptest::collection::vec(step(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();

@@ -92,7 +92,13 @@ async fn refusal(
         }
         mend = mends.get(index).and_then(Option::as_deref);
     }
-    Ok(Refused { key: row.key(), object: object(row), reason: "ExportTerminal", message: cause.refusal(mend) })
+    Ok(Refused {
+        key: row.key(),
+        object: object(row),
+        reason: "ExportTerminal",
+        message: cause.refusal(mend),
+        excess: None,
+    })
 }
 
 /// Names the collected object as people do: `apps/v1 Deployment team-a/web`.
