@@ -33,4 +33,5 @@ hack/lib/generated.sh
 
 section "tests"
 # A part that is missing here is a mistake, not a reason to skip: the tools were just built.
-CI=true cargo test --features lab "$@"
+# Most tests wait for servers most of the time, so more of them run at once than there are cores.
+CI=true RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --features lab "$@"

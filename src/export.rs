@@ -57,6 +57,9 @@ pub enum Base {
     /// The sink holds rows that were not as the last delivery left them; the delta mends all of them, and the sink's own
     /// record is made anew from what it then holds.
     Drifted,
+    /// The sink holds rows of which some were not as they should be, and others, in parts that are unknown or in columns
+    /// that were not compared, may be wrong as well: the sink's own record is void until all are looked at.
+    Doubtful,
 }
 
 impl Delta {
@@ -96,30 +99,42 @@ pub struct Held {
     pub fingerprint: Option<Fingerprint>,
 }
 
+/// What a sink lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Difference {
+    /// Rows to write, ascending by key.
+    pub upserts: Vec<Row>,
+    /// Keys to delete, ascending.
+    pub deletes: Vec<RowKey>,
+    /// How many of the upserts replace a row that the sink holds otherwise.
+    pub replaced: usize,
+}
+
 /// Compares what the store has with what a sink holds.
 ///
 /// `rows` are the rows of all known parts in the compared selection. A held row that is not among them is deleted only
 /// if `known` says so of its target and namespace: what is not known keeps what the sink has (D4).
-/// Returns the rows to write and the keys to delete, both ascending by key.
 pub fn compare(
     rows: Vec<Row>,
     held: Vec<Held>,
     known: impl Fn(&RowKey, &Namespace) -> bool,
     fingerprint: impl Fn(&Row) -> Fingerprint,
-) -> (Vec<Row>, Vec<RowKey>) {
+) -> Difference {
     let mut held: HashMap<RowKey, Held> = held.into_iter().map(|row| (row.key.clone(), row)).collect();
-    let mut upserts: Vec<Row> = rows
-        .into_iter()
-        .filter(|row| {
-            let there = held.remove(&row.key());
-            there.and_then(|there| there.fingerprint).is_none_or(|there| there != fingerprint(row))
-        })
-        .collect();
-    let mut deletes: Vec<RowKey> =
-        held.into_values().filter(|row| known(&row.key, &row.namespace)).map(|row| row.key).collect();
-    upserts.sort_unstable_by_key(Row::key);
-    deletes.sort_unstable();
-    (upserts, deletes)
+    let mut difference = Difference::default();
+    for row in rows {
+        match held.remove(&row.key()) {
+            Some(there) if there.fingerprint == Some(fingerprint(&row)) => continue,
+            Some(_) => difference.replaced += 1,
+            None => {}
+        }
+        difference.upserts.push(row);
+    }
+    let leftover = held.into_values().filter(|row| known(&row.key, &row.namespace));
+    difference.deletes.extend(leftover.map(|row| row.key));
+    difference.upserts.sort_unstable_by_key(Row::key);
+    difference.deletes.sort_unstable();
+    difference
 }
 
 #[cfg(test)]
@@ -155,9 +170,9 @@ mod tests {
             held("t", "gone", "a", 1),
             held("t", "dark", "b", 1),
         ];
-        let (upserts, deletes) =
-            compare(rows, there, |_, namespace| namespace.as_str() == "a", |_| Fingerprint([1; 16]));
-        assert_eq!(upserts.iter().map(|row| row.uid.to_string()).collect::<Vec<_>>(), ["changed", "new"]);
-        assert_eq!(deletes.iter().map(|key| key.uid.to_string()).collect::<Vec<_>>(), ["gone"]);
+        let found = compare(rows, there, |_, namespace| namespace.as_str() == "a", |_| Fingerprint([1; 16]));
+        assert_eq!(found.upserts.iter().map(|row| row.uid.to_string()).collect::<Vec<_>>(), ["changed", "new"]);
+        assert_eq!(found.deletes.iter().map(|key| key.uid.to_string()).collect::<Vec<_>>(), ["gone"]);
+        assert_eq!(found.replaced, 1);
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::canonical;
-use crate::export::{self, Base, Delta, Held, Scope, Selection, Standing};
+use crate::export::{self, Base, Delta, Difference, Held, Scope, Selection, Standing};
 use crate::model::{Row, RowKey};
 use crate::sinks::{Audit, Receipt, Refused, Sink, SinkError};
 use crate::store::{Compare, Plan, Reader};
@@ -76,9 +76,9 @@ pub(super) async fn audit(binding: &Binding, reader: &Reader, refused: &Refusals
     let standing = standing(binding, &plan);
     let Some(compare) = plan.compare else { return Ok(Done::Intact) };
     let held = binding.sink.verify(&binding.scope, &compare.rows).await?;
-    // What is not known cannot be mended, so the sink's own record must go on disagreeing until it is.
-    let base = if compare.knowledge.whole() { Base::Drifted } else { Base::Filled };
-    let (upserts, deletes) = difference(binding, compare, held).await;
+    // What is not known cannot be mended, so the sink must not take what it then holds for sound.
+    let base = if compare.knowledge.whole() { Base::Drifted } else { Base::Doubtful };
+    let Difference { upserts, deletes, .. } = difference(binding, compare, held).await;
     let mut delta = Delta { scope: binding.scope.clone(), upserts, deletes, standing, base };
     let mut refused: Refusals = take_too_large(binding, &mut delta).collect();
     let receipt = binding.sink.deliver(&delta).await?;
@@ -120,10 +120,15 @@ async fn delta(binding: &Binding, plan: Plan, standing: Standing) -> Result<Delt
         if compare.selection == Selection::All && held.is_empty() {
             base = Base::Empty;
         }
-        let (wrong, leftover) = difference(binding, compare, held).await;
-        upserts.extend(wrong);
+        let found = difference(binding, compare, held).await;
+        // Most of the time these are changes that nobody saw while no process ran. They can as well be somebody's edits,
+        // and where some are there may be more, under fingerprints that were left alone.
+        if found.replaced > 0 || !found.deletes.is_empty() {
+            base = Base::Doubtful;
+        }
+        upserts.extend(found.upserts);
         upserts.sort_unstable_by_key(Row::key);
-        deletes.extend(leftover);
+        deletes.extend(found.deletes);
         deletes.sort_unstable();
         deletes.dedup();
     }
@@ -131,7 +136,7 @@ async fn delta(binding: &Binding, plan: Plan, standing: Standing) -> Result<Delt
 }
 
 /// Compares off the async threads: a fingerprint costs about a microsecond, and there may be 100,000.
-async fn difference(binding: &Binding, compare: Compare, held: Vec<Held>) -> (Vec<Row>, Vec<RowKey>) {
+async fn difference(binding: &Binding, compare: Compare, held: Vec<Held>) -> Difference {
     let (sink, scope) = (binding.sink.clone(), binding.scope.clone());
     let work = move || {
         let Compare { rows, knowledge, .. } = compare;

@@ -15,7 +15,7 @@ use futures::future::BoxFuture;
 
 use super::{Audit, Fault, Leave, Receipt, Sink};
 use crate::error::{Class, Classify};
-use crate::export::{Base, Delta, Scope, Selection, Standing, compare};
+use crate::export::{Base, Delta, Difference, Scope, Selection, Standing, compare};
 use crate::model::{Body, Cluster, Gvk, Name, Namespace, ObjectKey, Origin, Part, Row, RowKey, Seq, Uid};
 
 /// A backend under test.
@@ -168,7 +168,8 @@ async fn restart_finds_nothing_to_do(subject: &impl Subject) -> Result<()> {
 
     let second = subject.sink();
     let held = second.recover(&scope, &Selection::All).await?;
-    let (upserts, deletes) = compare(all.clone(), held, |_, _| true, |row| second.fingerprint(&scope, row));
+    let Difference { upserts, deletes, .. } =
+        compare(all.clone(), held, |_, _| true, |row| second.fingerprint(&scope, row));
     ensure!(upserts.is_empty() && deletes.is_empty(), "{} to write, {} to delete", upserts.len(), deletes.len());
 
     let part = Part { target: Name::new("deploys"), namespace: Namespace::new("ns-3") };
@@ -258,7 +259,8 @@ async fn dropped_delivery_is_all_or_nothing(subject: &impl Subject) -> Result<()
 /// What the sink says.
 pub async fn mend(sink: &Arc<dyn Sink>, scope: &Arc<Scope>, rows: &[Row]) -> Result<Receipt> {
     let held = sink.verify(scope, rows).await?;
-    let (upserts, deletes) = compare(rows.to_vec(), held, |_, _| true, |row| sink.fingerprint(scope, row));
+    let Difference { upserts, deletes, .. } =
+        compare(rows.to_vec(), held, |_, _| true, |row| sink.fingerprint(scope, row));
     Ok(sink.deliver(&delta(scope, Base::Drifted, upserts, deletes, rows.len() as u64, 9)).await?)
 }
 

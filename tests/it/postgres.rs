@@ -146,9 +146,9 @@ async fn audit(database: &Database, scope: &Scope) -> ((i64, Option<i64>), (i64,
         .unwrap();
     let table = database
         .query_one(
-            "SELECT count(*), coalesce(bit_xor(hashtextextended(concat_ws('|', cluster, inventory_namespace, \
-             inventory_name, target_name, source_uid, resource_namespace, payload, encode(fingerprint, 'hex')), 0)), 0) \
-             FROM items WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3",
+            "SELECT count(*), coalesce(bit_xor(jsonb_hash_extended(payload, hashtextextended(concat_ws('|', target_name, \
+             source_uid, resource_namespace, encode(fingerprint, 'hex')), 0))), 0) FROM items \
+             WHERE cluster = $1 AND inventory_namespace = $2 AND inventory_name = $3",
             &[&scope.cluster.as_str(), &scope.inventory.namespace.as_str(), &scope.inventory.name.as_str()],
         )
         .await

@@ -1,6 +1,7 @@
 //! A sink in memory: what a well-behaved destination does, and a script of what goes wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -28,13 +29,15 @@ pub(super) struct Taken {
     pub(super) upserts: Vec<RowKey>,
     pub(super) deletes: Vec<RowKey>,
     pub(super) rows: u64,
+    /// Whether the answer arrived.
+    pub(super) heard: bool,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Stored {
     pub(super) rows: BTreeMap<RowKey, Cell>,
-    /// What the last delivery left.
-    record: BTreeMap<RowKey, Vec<u8>>,
+    /// Number and order-free hash of what the last delivery left; nothing while that is in doubt.
+    record: Option<(u64, u64)>,
     pub(super) taken: Vec<Taken>,
     /// Failures of the next deliveries, the last one first.
     pub(super) failures: Vec<Wrong>,
@@ -93,16 +96,29 @@ fn print(row: &Row) -> Fingerprint {
     crate::canonical::fingerprint(&[row.namespace.as_str().as_bytes(), row.body.attributes()])
 }
 
+fn hash(key: &RowKey, content: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (key, content).hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Stored {
     pub(super) fn contents(&self) -> BTreeMap<RowKey, Vec<u8>> {
         self.rows.iter().map(|(key, cell)| (key.clone(), cell.content.clone())).collect()
     }
 
+    fn sum(&self) -> (u64, u64) {
+        (self.rows.len() as u64, self.rows.iter().fold(0, |all, (key, cell)| all ^ hash(key, &cell.content)))
+    }
+
     fn take(&mut self, delta: &Delta) -> Receipt {
         let mut receipt = Receipt::default();
-        let intact = self.contents() == self.record;
+        let (mut change, mut added) = (0, 0);
         for key in &delta.deletes {
-            receipt.deleted += u64::from(self.rows.remove(key).is_some());
+            if let Some(gone) = self.rows.remove(key) {
+                change ^= hash(key, &gone.content);
+                receipt.deleted += 1;
+            }
         }
         for row in &delta.upserts {
             let cell = Cell {
@@ -114,18 +130,27 @@ impl Stored {
                 let (reason, object, message) = ("ExportTerminal", "v1 Thing a/b".to_owned(), "no".to_owned());
                 receipt.refused.push(Refused { key: row.key(), object, reason, message, excess: None });
             } else if self.rows.get(&row.key()) != Some(&cell) {
-                self.rows.insert(row.key(), cell);
+                change ^= hash(&row.key(), &cell.content);
+                match self.rows.insert(row.key(), cell) {
+                    Some(before) => change ^= hash(&row.key(), &before.content),
+                    None => added += 1,
+                }
                 receipt.written += 1;
             }
         }
-        if intact || delta.base != Base::Filled {
-            self.record = self.contents();
-        }
+        self.record = match delta.base {
+            Base::Filled => {
+                self.record.map(|(rows, hash)| (rows.wrapping_add(added).wrapping_sub(receipt.deleted), hash ^ change))
+            }
+            Base::Empty | Base::Drifted => Some(self.sum()),
+            Base::Doubtful => None,
+        };
         self.taken.push(Taken {
             at: Instant::now(),
             upserts: delta.upserts.iter().map(Row::key).collect(),
             deletes: delta.deletes.clone(),
             rows: receipt.written + receipt.deleted,
+            heard: true,
         });
         receipt
     }
@@ -185,6 +210,7 @@ impl Sink for Memory {
             match stored.failures.pop() {
                 Some(Wrong::Unheard) => {
                     stored.take(delta);
+                    stored.taken.iter_mut().next_back().into_iter().for_each(|taken| taken.heard = false);
                     Err(Wrong::Unheard.error())
                 }
                 Some(wrong) => Err(wrong.error()),
@@ -195,7 +221,7 @@ impl Sink for Memory {
 
     fn audit<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Audit, SinkError>> {
         let stored = self.stored.lock();
-        let audit = if stored.contents() == stored.record { Audit::Intact } else { Audit::Drifted };
+        let audit = if stored.record == Some(stored.sum()) { Audit::Intact } else { Audit::Drifted };
         Box::pin(async move { Ok(audit) })
     }
 

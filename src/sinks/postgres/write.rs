@@ -124,14 +124,15 @@ impl WriteSql {
                 scope("g")
             ),
             delete_all: format!("DELETE FROM {data} t WHERE {of_scope}"),
-            // Without a hash to go on from (a first delivery, or one that mends what somebody edited), rows are counted and
-            // hashed as they are now.
+            // The hash is kept up to date by what changed, made anew from what is there, or voided until it is made anew:
+            // a mend that could not look everywhere must not vouch for what it did not see.
             finish: format!(
-                "UPDATE {state} s SET (rows, hash) = (SELECT \
-                 CASE WHEN n.known THEN s.rows + $4 ELSE n.rows END, CASE WHEN n.known THEN s.hash # $5 ELSE n.hash END \
-                 FROM (SELECT true AS known, 0 AS rows, 0::bigint AS hash WHERE s.hash IS NOT NULL AND NOT $9 UNION ALL \
-                 SELECT false, count(*), coalesce(bit_xor({hash_t}), 0) FROM {data} t WHERE {of_scope} \
-                 HAVING s.hash IS NULL OR $9) n), \
+                "UPDATE {state} s SET (rows, hash) = (SELECT CASE WHEN n.counted THEN n.rows ELSE s.rows + $4 END, \
+                 CASE $9 WHEN '{KEEP}' THEN s.hash # $5 WHEN '{RENEW}' THEN coalesce(n.hash, 0) END \
+                 FROM (SELECT false AS counted, 0 AS rows, 0::bigint AS hash \
+                 WHERE $9 = '{KEEP}' AND s.last_write IS NOT NULL \
+                 UNION ALL SELECT true, count(*), bit_xor(CASE $9 WHEN '{RENEW}' THEN {hash_t} END) FROM {data} t \
+                 WHERE {of_scope} HAVING $9 <> '{KEEP}' OR s.last_write IS NULL) n), \
                  digest = $6, seq = $7, generation = $8, last_write = now(), heartbeat = now() \
                  WHERE s.cluster = $1 AND s.inventory_namespace = $2 AND s.inventory_name = $3"
             ),
@@ -139,13 +140,18 @@ impl WriteSql {
     }
 }
 
-/// The hash of one row: over all that is stored of it but the time. `concat_ws` costs two thirds of `ROW(…)::text`, which
-/// quotes the whole payload.
+/// What becomes of the hash in the state row.
+const KEEP: &str = "keep";
+const RENEW: &str = "renew";
+const VOID: &str = "void";
+
+/// The hash of one row: over all that is stored of it but the time and the scope, which is that of all rows hashed
+/// together. The payload is hashed as it is stored, seeded by the hash of the rest, so that rows cannot trade payloads; its
+/// text would cost twice as much as everything else.
 pub(super) fn hash(alias: &str) -> String {
     format!(
-        "hashtextextended(concat_ws('|', {alias}.cluster, {alias}.inventory_namespace, {alias}.inventory_name, \
-         {alias}.target_name, {alias}.source_uid, {alias}.resource_namespace, {alias}.payload, \
-         encode({alias}.fingerprint, 'hex')), 0)"
+        "jsonb_hash_extended({alias}.payload, hashtextextended(concat_ws('|', {alias}.target_name, {alias}.source_uid, \
+         {alias}.resource_namespace, encode({alias}.fingerprint, 'hex')), 0))"
     )
 }
 
@@ -474,8 +480,12 @@ pub(super) async fn finish(session: &Session<'_>, delta: &Delta, tally: &Tally) 
     let grown = tally.inserted - tally.deleted;
     let digest = delta.standing.digest.to_string();
     let seq = i64::try_from(delta.standing.seq.0).unwrap_or(i64::MAX);
-    let recount = delta.base == Base::Drifted;
-    let deadline = if recount { session.allow(delta.standing.rows).await? } else { session.deadline() };
+    let record = match delta.base {
+        Base::Filled => KEEP,
+        Base::Empty | Base::Drifted => RENEW,
+        Base::Doubtful => VOID,
+    };
+    let deadline = if record == KEEP { session.deadline() } else { session.allow(delta.standing.rows).await? };
     let params: [(&(dyn ToSql + Sync), Type); 9] = [
         (&cluster, Type::TEXT),
         (&namespace, Type::TEXT),
@@ -485,7 +495,7 @@ pub(super) async fn finish(session: &Session<'_>, delta: &Delta, tally: &Tally) 
         (&digest, Type::TEXT),
         (&seq, Type::INT8),
         (&delta.standing.generation, Type::INT8),
-        (&recount, Type::BOOL),
+        (&record, Type::TEXT),
     ];
     let update = session.client().execute_typed(&session.sql.write.finish, &params);
     in_time(deadline, doing, update).await.map(|_| ())

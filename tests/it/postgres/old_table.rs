@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use kollect::error::{Class, Classify, chain};
-use kollect::export::{Base, Selection, compare};
+use kollect::export::{Base, Difference, Selection, compare};
 use kollect::lab::postgres::Database;
 use kollect::sinks::contract::{self, delta, mend};
 use kollect::sinks::postgres::{PostgresConfig, Provisioning};
@@ -50,13 +50,17 @@ async fn old_table_is_brought_up_to_date_beside_its_writers() {
 
     let held = sink.recover(&scope, &Selection::All).await.unwrap();
     assert!(held.len() == 3 && held.iter().all(|row| row.fingerprint.is_none()), "{held:?}");
-    let (upserts, deletes) = compare(fixture(), held, |_, _| true, |row| sink.fingerprint(&scope, row));
+    let Difference { upserts, deletes, .. } =
+        compare(fixture(), held, |_, _| true, |row| sink.fingerprint(&scope, row));
     assert_eq!((upserts.len(), deletes.len()), (3, 0));
     let receipt = sink.deliver(&delta(&scope, Base::Filled, upserts, deletes, 3, 1)).await.unwrap();
     assert_eq!(receipt.written, 1, "the other two are equal");
     let untouched = "SELECT count(*) FROM items WHERE exported_at = '2025-01-01Z'";
     assert_eq!(number(&database, untouched).await, 2);
     assert_eq!(number(&database, "SELECT count(*) FROM items WHERE fingerprint IS NULL").await, 0);
+    // Nobody vouches for what another writer left before it was looked at as a whole.
+    assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Drifted);
+    assert_eq!(mend(&sink, &scope, &fixture()).await.unwrap().written, 0);
     assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Intact);
     assert!(sink.probe().await.unwrap().ends_with("is ready"));
 

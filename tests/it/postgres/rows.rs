@@ -1,6 +1,6 @@
 //! What is stored of rows, and what a delivery costs.
 
-use kollect::export::{Base, Selection, compare};
+use kollect::export::{Base, Difference, Selection, compare};
 use kollect::model::{Name, Namespace, Part, Row};
 use kollect::sinks::contract::{self, delta, rows};
 
@@ -61,7 +61,8 @@ async fn emptied_inventory_leaves_rows_of_other_clusters() {
     }
     let west = scope("west", "team-a", "apps");
     let held = sink.recover(&west, &Selection::All).await.unwrap();
-    let (upserts, deletes) = compare(Vec::new(), held, |_, _| true, |row| sink.fingerprint(&west, row));
+    let Difference { upserts, deletes, .. } =
+        compare(Vec::new(), held, |_, _| true, |row| sink.fingerprint(&west, row));
     sink.deliver(&delta(&west, Base::Filled, upserts, deletes, 0, 2)).await.unwrap();
     let database = bench.connect().await;
     assert_eq!(stored(&database, &west).await.unwrap().len(), 0);

@@ -42,7 +42,7 @@ async fn tables_that_are_right_need_no_right_to_create() {
         let sink = sink(&life("us", 0), &config);
         let scope = scope("west", "team-a", "apps");
         sink.recover(&scope, &Selection::All).await.unwrap();
-        sink.deliver(&delta(&scope, Base::Filled, fixture(), Vec::new(), 3, 1)).await.unwrap();
+        sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
         assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Intact);
         contract::mend(&sink, &scope, &fixture()).await.unwrap();
         sink.heartbeat(&[&scope]).await.unwrap();
