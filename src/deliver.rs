@@ -482,14 +482,7 @@ impl Deliverer {
 
     fn failed(&self, key: &BindingKey, error: &SinkError) {
         let failure = Failure { class: error.class(), reason: error.reason(), message: chain(error) };
-        tracing::error!(
-            sink = %key.sink,
-            inventory = %key.inventory,
-            error_class = %failure.class,
-            reason = failure.reason,
-            error = failure.message,
-            "export failed"
-        );
+        failure.log(key);
         self.reports.update(key, |report| report.failure = Some(failure));
     }
 

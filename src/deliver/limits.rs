@@ -59,12 +59,5 @@ pub(super) fn tell(metrics: &Metrics, key: &BindingKey, refused: &Refusals) {
     }
     let Some(failure) = refusal(refused).filter(|_| refused.len() > large.len()) else { return };
     metrics.sink_failed(Fault::Terminal);
-    tracing::error!(
-        sink = %key.sink,
-        inventory = %key.inventory,
-        error_class = %failure.class,
-        reason = failure.reason,
-        error = failure.message,
-        "export failed"
-    );
+    failure.log(key);
 }

@@ -25,6 +25,20 @@ pub struct Failure {
     pub message: String,
 }
 
+impl Failure {
+    /// Logs a delivery that ended like this, under the key that runbooks look for.
+    pub(super) fn log(&self, key: &BindingKey) {
+        tracing::error!(
+            sink = %key.sink,
+            inventory = %key.inventory,
+            error_class = %self.class,
+            reason = self.reason,
+            error = self.message,
+            "export failed"
+        );
+    }
+}
+
 /// How a binding stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {

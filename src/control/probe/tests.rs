@@ -15,6 +15,11 @@ enum Answer {
     Hangs,
 }
 
+/// Fails the test: whoever probes a sink asks it for nothing else.
+fn only_probed<T>() -> T {
+    panic!("a probe asked for more than an answer")
+}
+
 /// A sink that can be probed and nothing else.
 #[derive(Debug)]
 struct Scripted(Destination, Answer);
@@ -29,7 +34,7 @@ impl Sink for Scripted {
     }
 
     fn identity(&self) -> BoxFuture<'_, Result<Option<String>, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>> {
@@ -43,35 +48,35 @@ impl Sink for Scripted {
     }
 
     fn fingerprint(&self, _: &Scope, _: &Row) -> Fingerprint {
-        unimplemented!()
+        only_probed()
     }
 
     fn recover<'a>(&'a self, _: &'a Scope, _: &'a Selection) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn deliver<'a>(&'a self, _: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn audit<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Audit, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn verify<'a>(&'a self, _: &'a Scope, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn leave<'a>(&'a self, _: &'a Scope, _: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 
     fn heartbeat<'a>(&'a self, _: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
-        unimplemented!()
+        only_probed()
     }
 }
 
