@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use places::{Left, Way, policy};
 use report::{SinkState, SinkView, degraded, findings, substance};
-use wish::{AUDIT_NOW, EXPORT_NOW, Wish};
+use wish::{AUDIT_NOW, Asked, EXPORT_NOW, Wish};
 
 use super::Control;
 use super::resolve::{Failing, Obstacle, Resolved, STARTING};
@@ -129,15 +129,19 @@ impl Control {
         Some(class)
     }
 
-    /// Does what the annotations ask for.
+    /// Does what the annotations ask for. What stood there before a start may be new, and is done (again), unless it
+    /// lets rows go: that was said of other rows.
     async fn grant(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
-        if state.mass_deletion.take(object, ALLOW_MASS_DELETION) {
+        if state.mass_deletion.take(object, ALLOW_MASS_DELETION) == Asked::Since {
             self.release_mass_deletions(&key.namespace);
         }
-        if state.audit.take(object, AUDIT_NOW) {
+        if state.bindings.is_empty() {
+            return;
+        }
+        if state.audit.take(object, AUDIT_NOW) != Asked::Nothing {
             self.parts.deliveries.audit(key.clone()).await;
         }
-        if state.export.take(object, EXPORT_NOW) {
+        if state.export.take(object, EXPORT_NOW) != Asked::Nothing {
             self.parts.deliveries.hurry(key.clone()).await;
         }
     }
