@@ -3,6 +3,8 @@
 //! A row sink receives a [`Delta`]: the rows that differ and the keys that are gone. What differs is known either from
 //! the journal of the store, or, where a sink was not compared yet, from [`compare`] with what the sink [holds](Held).
 
+pub mod layout;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

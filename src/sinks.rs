@@ -5,15 +5,19 @@
 
 #[cfg(feature = "lab")]
 pub mod contract;
+pub mod git;
 pub mod mandate;
 pub mod netguard;
 pub mod postgres;
+mod tls;
 
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+
+pub use tls::TlsConfig;
 
 use crate::error::{Class, Classify};
 use crate::export::{Delta, Held, Scope, Selection};

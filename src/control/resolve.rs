@@ -16,8 +16,8 @@ use crate::api::v1alpha1::{KollectDatabaseSinkSpec, SecretRef};
 use crate::config::CrossNamespaceSecrets;
 use crate::error::{Class, Classify, chain};
 use crate::model::{Cluster, Name, Namespace, ObjectKey, SinkKey};
-use crate::sinks::SinkError;
-use crate::sinks::postgres::{PostgresConfig, Provisioning, TlsConfig};
+use crate::sinks::postgres::{PostgresConfig, Provisioning};
+use crate::sinks::{SinkError, TlsConfig};
 use crate::validate;
 
 /// What is said of a binding between its resolution and its first delivery.

@@ -411,7 +411,8 @@ mod tests {
     use super::*;
     use crate::model::Cluster;
     use crate::secret::Secret;
-    use crate::sinks::postgres::{PostgresConfig, Provisioning, TlsConfig};
+    use crate::sinks::TlsConfig;
+    use crate::sinks::postgres::{PostgresConfig, Provisioning};
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::Value;
 

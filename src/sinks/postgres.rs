@@ -34,7 +34,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use config::{LOCK_TIMEOUT, PostgresConfig, Provisioning, STATEMENT_TIMEOUT, TlsConfig};
+pub use config::{LOCK_TIMEOUT, PostgresConfig, Provisioning, STATEMENT_TIMEOUT};
 pub use preview::{expected_ddl, remarks};
 
 use audit::AuditSql;

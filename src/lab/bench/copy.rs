@@ -25,8 +25,9 @@ use super::{Bench, DATABASE, Values};
 use crate::export::{Base, Selection};
 use crate::model::Row;
 use crate::secret::Secret;
+use crate::sinks::TlsConfig;
 use crate::sinks::netguard::Guard;
-use crate::sinks::postgres::{PostgresConfig, PostgresPools, PostgresSink, Provisioning, TlsConfig, Writer};
+use crate::sinks::postgres::{PostgresConfig, PostgresPools, PostgresSink, Provisioning, Writer};
 use crate::sinks::{Sink, contract};
 
 const TABLE: &str = "items";

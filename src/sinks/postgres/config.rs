@@ -1,12 +1,11 @@
 //! What a database sink says about its PostgreSQL destination, checked where it is made.
 
-use std::fmt;
 use std::time::Duration;
 
 use super::dsn::{Dsn, SslMode};
 use super::error::PostgresError;
 use crate::secret::Secret;
-use crate::sinks::Destination;
+use crate::sinks::{Destination, TlsConfig};
 
 /// How long one statement may take when `options.statement_timeout` does not say.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_mins(2);
@@ -46,29 +45,6 @@ pub enum Provisioning {
     Ensure,
     /// Somebody else did; the operator runs no DDL.
     Existing,
-}
-
-/// Certificates of a sink, as PEM.
-#[derive(Clone, Default)]
-pub struct TlsConfig {
-    /// Turns every certificate check off.
-    pub insecure_skip_verify: bool,
-    /// Authorities to trust instead of those of the system.
-    pub ca_pem: Option<Vec<u8>>,
-    /// Client certificate chain.
-    pub client_cert_pem: Option<Vec<u8>>,
-    /// Key of the client certificate.
-    pub client_key_pem: Option<Secret>,
-}
-
-impl fmt::Debug for TlsConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TlsConfig")
-            .field("insecure_skip_verify", &self.insecure_skip_verify)
-            .field("ca", &self.ca_pem.is_some())
-            .field("client_certificate", &self.client_cert_pem.is_some())
-            .finish_non_exhaustive()
-    }
 }
 
 /// A configuration that can be used: the string is understood, the names are names.

@@ -22,10 +22,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::TaskTracker;
 use tracing::debug;
 
-use super::config::{Checked, PostgresConfig, TlsConfig};
+use super::config::{Checked, PostgresConfig};
 use super::dsn::{Dsn, Host, Session, SslMode};
 use super::error::PostgresError;
 use super::tls::{self, TlsError, Verify};
+use crate::sinks::TlsConfig;
 use crate::sinks::netguard::Guard;
 
 /// Connections of one pool. Two let a slow delivery and a probe go side by side.

@@ -63,7 +63,8 @@ pub fn remarks(config: &PostgresConfig) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::secret::Secret;
-    use crate::sinks::postgres::{Provisioning, TlsConfig};
+    use crate::sinks::TlsConfig;
+    use crate::sinks::postgres::Provisioning;
 
     fn sink(table: &str) -> ValidatedPostgres {
         let spec = serde_json::json!({

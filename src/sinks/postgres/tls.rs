@@ -10,8 +10,8 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::config::TlsConfig;
 use super::dsn::SslMode;
+use crate::sinks::TlsConfig;
 
 /// What is wrong with the certificates of a sink.
 #[derive(Debug, thiserror::Error)]

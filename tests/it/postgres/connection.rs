@@ -5,8 +5,9 @@ use std::time::Duration;
 use kollect::error::{Class, Classify, chain};
 use kollect::export::Selection;
 use kollect::secret::Secret;
+use kollect::sinks::TlsConfig;
 use kollect::sinks::netguard::Guard;
-use kollect::sinks::postgres::{PostgresConfig, PostgresPools, TlsConfig, Writer};
+use kollect::sinks::postgres::{PostgresConfig, PostgresPools, Writer};
 use kollect::sinks::{Fault, Sink};
 use tokio_util::sync::CancellationToken;
 

@@ -1,0 +1,131 @@
+//! What a snapshot sink says about its repository, with every Secret resolved.
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use crate::export::layout::LayoutSpec;
+use crate::metrics::SinkType;
+use crate::model::{Cluster, Name};
+use crate::secret::Secret;
+use crate::sinks::TlsConfig;
+
+/// Settings of one sink of type `git` or `gitlab`.
+#[derive(Debug, Clone)]
+pub struct GitConfig {
+    /// Name of the sink object, for commit messages.
+    pub sink: Name,
+    /// `git` or `gitlab`.
+    pub kind: SinkType,
+    /// `spec.cluster`; empty is shown as `default`.
+    pub cluster: Cluster,
+    /// Address of the repository as it is written: `https://`, `http://`, `ssh://` or `user@host:path`, with
+    /// `#branch=<name>` at will. User names and passwords in it are ignored.
+    pub endpoint: String,
+    /// Branch, which wins over the one in the endpoint; `main` when neither says.
+    pub branch: Option<String>,
+    /// How the branch is moved.
+    pub push: PushPolicy,
+    /// How the operator logs in.
+    pub credentials: Credentials,
+    /// Whether credentials go out with the first request.
+    pub challenge: Challenge,
+    /// Trust settings.
+    pub tls: TlsConfig,
+    /// Depth of what is fetched.
+    pub depth: NonZeroU32,
+    /// Author and committer.
+    pub author: Author,
+    /// Texts of commits.
+    pub message: MessageTemplate,
+    /// How rows become files.
+    pub layout: LayoutSpec,
+    /// Whether files that the inventory wrote earlier and no longer writes are removed: always in tree layouts.
+    pub prune: bool,
+}
+
+/// How a branch is moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum PushPolicy {
+    /// Commits go on top of what others pushed.
+    #[default]
+    Commit,
+    /// The branch is overwritten.
+    Force,
+}
+
+/// When credentials are shown to an HTTP server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Challenge {
+    /// After it asked.
+    #[default]
+    Awaited,
+    /// With the first request.
+    Skipped,
+}
+
+/// How the operator logs in to a git server.
+#[derive(Clone, Default)]
+pub enum Credentials {
+    /// Not at all.
+    #[default]
+    Anonymous,
+    /// HTTP basic authentication.
+    Basic {
+        /// User; `x-access-token` where only a token is known.
+        user: String,
+        /// Token or password.
+        password: Secret,
+    },
+    /// A key over SSH.
+    Ssh {
+        /// User; `git` when the Secret has none.
+        user: String,
+        /// Private key, OpenSSH or PEM, without passphrase.
+        key: Secret,
+        /// Host keys that are believed, in the format of `known_hosts`; `None` where the check is off.
+        known_hosts: Option<String>,
+    },
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::Basic { .. } => "Basic",
+            Self::Ssh { .. } => "Ssh",
+        })
+    }
+}
+
+/// Author and committer of commits.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Author {
+    /// Name in the log.
+    pub name: String,
+    /// Mail address in the log.
+    pub email: String,
+}
+
+impl Default for Author {
+    fn default() -> Self {
+        Self { name: "kollect".to_owned(), email: "kollect@kollect.dev".to_owned() }
+    }
+}
+
+/// Texts of a commit before their placeholders are filled in; each part becomes a paragraph of its own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MessageTemplate {
+    /// First line.
+    pub subject: String,
+    /// What follows it.
+    pub body: Option<String>,
+    /// What comes last, a paragraph each.
+    pub trailers: Vec<String>,
+}
+
+impl Default for MessageTemplate {
+    fn default() -> Self {
+        let subject = "chore({cluster}/{namespace}/{name}): export {itemCount} items @ {checksumShort}";
+        Self { subject: subject.to_owned(), body: None, trailers: Vec::new() }
+    }
+}
