@@ -2,7 +2,8 @@
 //!
 //! Demo, integration tests, benches and load tests all stand on this one implementation. It takes [`LabOptions`] and
 //! gives a running [`Lab`]: etcd, an API server with RBAC, the few controllers without which namespaces never go away,
-//! and PostgreSQL. What `hack/lib/tools.sh` built is only looked up here, never downloaded.
+//! and PostgreSQL. Git servers stand beside it ([`git`]), for whoever wants one. What `hack/lib/tools.sh` built is only
+//! looked up here, never downloaded.
 //!
 //! It guarantees that a part is ready when it is handed out (a condition with a deadline, never a pause), and that
 //! nothing outlives the process that started it: a guard process ends all parts and removes the directory when the
@@ -12,6 +13,7 @@
 
 pub mod bench;
 pub mod control_plane;
+pub mod git;
 pub mod load;
 pub mod operator;
 pub mod postgres;

@@ -91,44 +91,61 @@ tools_build() {
     ) 9>"$dir.lock"
 }
 
-# tools_package PACKAGE PROGRAM: a program of the distribution; installs its package when that needs no questions.
+# tools_there WHAT: a program, or a file that is none.
+tools_there() { command -v "$1" >/dev/null || [ -e "$1" ]; }
+
+# tools_package PACKAGE WHAT: a program or file of the distribution; installs its package when that needs no questions.
 tools_package() {
-    local package=$1 program=$2
-    if command -v "$program" >/dev/null; then
-        tools_say "$package" "there ($(command -v "$program"))"
+    local package=$1 what=$2
+    if tools_there "$what"; then
+        tools_say "$package" "there ($(command -v "$what" || echo "$what"))"
         return 0
     fi
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        tools_fail "$program is missing: install the package $package"
+        tools_fail "$what is missing: install the package $package"
         return 1
     fi
     mkdir -p "$KOLLECT_TOOLS_DIR/tools"
     (
         flock 9
-        command -v "$program" >/dev/null && exit 0
+        tools_there "$what" && exit 0
         tools_say "$package" "installing the package"
         started=$SECONDS
         log=$KOLLECT_TOOLS_DIR/tools/$package.log
-        # PostgreSQL's package starts a cluster of its own; the lab wants the programs alone.
+        # The lab wants the programs alone: PostgreSQL's package would make a cluster, and openssh-server start a server.
         mkdir -p /etc/postgresql-common
         [ -e /etc/postgresql-common/createcluster.conf ] || echo 'create_main_cluster = false' >/etc/postgresql-common/createcluster.conf
+        policy=/usr/sbin/policy-rc.d
+        if [ ! -e "$policy" ]; then
+            trap 'rm -f "$policy"' EXIT
+            printf '#!/bin/sh\nexit 101\n' >"$policy"
+            chmod +x "$policy"
+        fi
         if ! { apt-get update && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$package"; } >"$log" 2>&1; then
             tail -n 20 "$log" >&2
             tools_fail "apt-get install $package failed; the whole log is in $log"
             exit 1
         fi
         tools_say "$package" "installed in $((SECONDS - started)) s"
-    ) 9>"$KOLLECT_TOOLS_DIR/tools/$package.lock"
+    ) 9>"$KOLLECT_TOOLS_DIR/tools/packages.lock"
 }
 
-# tools_ensure [NAME…]: everything that the lab starts, or the named parts.
+# tools_ensure [NAME…]: what the build needs and everything that the lab starts, or the named parts.
 tools_ensure() {
     local name
-    [ $# -gt 0 ] || set -- etcd kube-apiserver kube-controller-manager kubectl postgres openssl
+    [ $# -gt 0 ] || set -- libssl etcd kube-apiserver kube-controller-manager kubectl postgres openssl git sshd
     for name in "$@"; do
         case $name in
+            # libssh2, which git2 brings, is linked with the OpenSSL of the system.
+            libssl)
+                tools_package pkg-config pkg-config || return 1
+                tools_package libssl-dev /usr/include/openssl/ssl.h || return 1
+                ;;
             postgres) tools_package postgresql-15 "$KOLLECT_POSTGRES_BIN/initdb" || return 1 ;;
             openssl) tools_package openssl openssl || return 1 ;;
+            git) tools_package git git || return 1 ;;
+            # Named by its path, which the lab calls it by: /usr/sbin need not be searched.
+            sshd) tools_package openssh-server /usr/sbin/sshd || return 1 ;;
             *) tools_build "$name" || return 1 ;;
         esac
     done

@@ -7,6 +7,9 @@ use anyhow::{Context, Result, bail};
 /// Where the distribution puts the programs of PostgreSQL 15.
 const POSTGRES_BIN: &str = "/usr/lib/postgresql/15/bin";
 
+/// Where the distribution puts the SSH server, which wants to be called by its whole path.
+const SSHD: &str = "/usr/sbin/sshd";
+
 /// A program of the control plane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
@@ -61,6 +64,15 @@ pub fn postgres(program: &str) -> Result<PathBuf> {
         bail!("PostgreSQL 15 is not installed: run hack/lib/tools.sh (looked for {})", path.display());
     }
     Ok(path)
+}
+
+/// Returns the SSH server.
+pub fn sshd() -> Result<PathBuf> {
+    let path = Path::new(SSHD);
+    if !path.exists() {
+        bail!("openssh-server is not installed: run hack/lib/tools.sh (looked for {SSHD})");
+    }
+    Ok(path.to_owned())
 }
 
 /// Returns the directory for what is costly to make and safe to delete.

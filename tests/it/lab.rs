@@ -1,5 +1,7 @@
 //! The lab itself: what it promises to all other tests.
 
+mod git;
+
 use std::collections::{BTreeMap, HashSet};
 use std::process::Command;
 use std::time::Duration;

@@ -36,7 +36,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["sinks/postgres", "lab"]),
     ("deadpool_postgres", &["sinks/postgres"]),
     ("tokio_postgres_rustls", &["sinks/postgres"]),
-    ("axum", &["http"]),
+    ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),
     ("clap", &["config", "cli", "main", "bin/", "lab"]),

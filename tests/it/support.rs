@@ -44,6 +44,11 @@ pub(crate) async fn lab_or_skip(options: LabOptions) -> Option<Lab> {
     }
 }
 
+/// Returns a part that a test starts by itself, or says why this machine has none.
+pub(crate) fn part_or_skip<T>(part: Result<T>) -> Option<T> {
+    part.map_err(|error| skip(&format!("{error:#}"))).ok()
+}
+
 impl Ground {
     /// Returns ground in the lab that all tests share, or `None` to skip.
     pub(crate) async fn shared(name: &str) -> Option<Self> {
