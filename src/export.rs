@@ -2,11 +2,21 @@
 //!
 //! A row sink receives a [`Delta`]: the rows that differ and the keys that are gone. What differs is known either from
 //! the journal of the store, or, where a sink was not compared yet, from [`compare`] with what the sink [holds](Held).
+//! A document sink receives a [`Document`]: all rows in their order.
 
+pub mod document;
+pub mod envelope;
+pub mod file;
+mod json;
 pub mod layout;
+mod yaml;
 
 use std::collections::HashMap;
 use std::sync::Arc;
+
+pub use document::Document;
+pub use envelope::{Checksum, TooLarge};
+pub use file::{File, FilePath, Text};
 
 use crate::model::{Cluster, Digest, Fingerprint, InventoryKey, Namespace, Part, Row, RowKey, Seq, Uid};
 
