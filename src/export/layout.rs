@@ -151,24 +151,22 @@ pub enum LayoutError {
     #[error("spec.serialization.format: {0} is not written to a repository; choose yaml, json or ndjson")]
     Format(&'static str),
     /// A template is wrong.
-    #[error("{field}: {source}")]
+    #[error("{field}: {fault}")]
     Template {
         /// The field with the template.
         field: &'static str,
         /// What is wrong.
-        #[source]
-        source: TemplateError,
+        fault: TemplateError,
     },
     /// A template leads to no path.
-    #[error("{field}: gives the path {path:?}: {source}")]
+    #[error("{field}: gives the path {path:?}: {fault}")]
     Path {
         /// The field with the template.
         field: &'static str,
         /// What it gave.
         path: String,
         /// What is wrong with that.
-        #[source]
-        source: PathError,
+        fault: PathError,
     },
     /// A row has no object to write.
     #[error(
@@ -225,7 +223,7 @@ impl Layout {
             Format::Parquet => return Err(LayoutError::Format("parquet")),
             Format::Csv => return Err(LayoutError::Format("csv")),
         };
-        let wrong = |field| move |source| LayoutError::Template { field, source };
+        let wrong = |field| move |fault| LayoutError::Template { field, fault };
         let document = Template::of_inventory(&spec.document_path).map_err(wrong(OF_DOCUMENT))?;
         let row = Template::of_row(&spec.row_path).map_err(wrong(OF_ROW))?;
         let index = Template::of_inventory(&spec.index_path).map_err(wrong(OF_INDEX))?;

@@ -11,7 +11,6 @@ use serde::Deserialize;
 use super::Layout;
 use super::template::{Piece, Slot};
 use crate::api::v1alpha1::sink::LayoutContent;
-use crate::export::envelope::Notation;
 use crate::export::file::FilePath;
 use crate::model::{Name, Namespace, Part, Uid};
 
@@ -39,20 +38,13 @@ impl Layout {
     /// A path tells only where target and namespace are segments of their own and nothing else could be meant.
     pub fn origin(&self, path: &FilePath, content: &[u8]) -> Option<Trace> {
         if self.spec.content == LayoutContent::Item
-            && let Some(head) = self.head(content)
+            && let Some(head) = head(content)
         {
             let part = Part { target: Name::new(head.target_name), namespace: Namespace::new(head.namespace) };
             return Some(Trace { part, uid: Some(Uid::new(&head.uid)) });
         }
         let part = self.part_of(path)?;
         Some(Trace { part, uid: None })
-    }
-
-    fn head(&self, content: &[u8]) -> Option<Head> {
-        match self.notation {
-            Notation::Yaml => serde_saphyr::from_str(std::str::from_utf8(content).ok()?).ok(),
-            Notation::Json | Notation::Ndjson => serde_json::from_slice(content).ok(),
-        }
     }
 
     fn part_of(&self, path: &FilePath) -> Option<Part> {
@@ -134,6 +126,14 @@ impl Layout {
         }
         true
     }
+}
+
+/// Reads an item in any format: the sink may have said another one when the file was written.
+fn head(content: &[u8]) -> Option<Head> {
+    if let Ok(head) = serde_json::from_slice(content) {
+        return Some(head);
+    }
+    serde_saphyr::from_str(std::str::from_utf8(content).ok()?).ok()
 }
 
 #[cfg(test)]

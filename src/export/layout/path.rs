@@ -49,7 +49,7 @@ impl Layout {
                 }
             }
         }
-        FilePath::new(&path).map_err(|source| LayoutError::Path { field, path, source })
+        FilePath::new(&path).map_err(|fault| LayoutError::Path { field, path, fault })
     }
 
     /// Returns the path of a row's file, before two rows of one path are told apart.
@@ -71,7 +71,7 @@ impl Layout {
                 path.truncate(start);
             }
         }
-        FilePath::new(&path).map_err(|source| LayoutError::Path { field: OF_ROW, path, source })
+        FilePath::new(&path).map_err(|fault| LayoutError::Path { field: OF_ROW, path, fault })
     }
 
     fn fill(&self, slot: Slot, inventory: &InventoryKey, generation: i64, row: &Row, path: &mut String) {
@@ -148,7 +148,7 @@ impl Layout {
             marked.push_str(&number.to_string());
         }
         marked.push_str(extension);
-        FilePath::new(&marked).map_err(|source| LayoutError::Path { field: OF_ROW, path: marked, source })
+        FilePath::new(&marked).map_err(|fault| LayoutError::Path { field: OF_ROW, path: marked, fault })
     }
 
     /// Returns example paths, for a preview of the sink.

@@ -115,7 +115,7 @@ impl Layout {
         text.stamp_after(b"\n  \"generation\": ", Shape::Number);
         text.stamp_after(b"\n  \"exportedAt\": ", Shape::Time);
         let path = format!("{}.manifest.json", document.split_extension().0);
-        let path = FilePath::new(&path).map_err(|source| LayoutError::Path { field: OF_DOCUMENT, path, source })?;
+        let path = FilePath::new(&path).map_err(|fault| LayoutError::Path { field: OF_DOCUMENT, path, fault })?;
         Ok(File { path, text })
     }
 

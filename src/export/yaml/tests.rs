@@ -277,6 +277,14 @@ proptest! {
         let value: Value = map.into_iter().collect();
         let written = yaml(&value.to_string());
         let back: Value = serde_saphyr::from_str(&written).map_err(|error| TestCaseError::fail(format!("{error}\n{written}")))?;
-        prop_assert_eq!(back, value, "{}", written);
+        prop_assert_eq!(&back, &value, "{}", written);
+        let mut entries = Vec::new();
+        for _ in 0..2 {
+            Yaml::default().write_entry(value.to_string().as_bytes(), &mut entries);
+        }
+        let written = String::from_utf8(entries).unwrap();
+        let back: Value =
+            serde_saphyr::from_str(&written).map_err(|error| TestCaseError::fail(format!("{error}\n{written}")))?;
+        prop_assert_eq!(back, Value::from(vec![value.clone(), value]), "{}", written);
     }
 }
