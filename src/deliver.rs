@@ -15,11 +15,14 @@
 //! never overlap: what is cleaned up is not written again by a delivery that came late.
 
 mod command;
+mod document;
 mod limits;
 mod report;
+mod upkeep;
 mod work;
 
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU64;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,24 +34,33 @@ use tokio_util::sync::CancellationToken;
 
 pub use command::{Binding, Deliveries, Leaving, Place, Stray};
 pub use limits::SHARD_WARNING_ROWS;
-pub use report::{Departure, Failure, Report, Reports};
+pub use report::{Departure, Failure, Gap, Report, Reports};
 
 use crate::error::{Class, Classify, chain};
 use crate::export::Scope;
 use crate::metrics::{Cached, Controller, Metrics};
 use crate::model::{BindingKey, InventoryKey, Namespace};
-use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Schedule, Start};
-use crate::sinks::{Fault, Sink, SinkError};
+use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Route, Schedule, Start};
+use crate::sinks::{Backend, Fault, Sink, SinkError};
 use crate::store::{Reader, Store};
 use command::Command;
-use work::{Delivered, Done, Refusals};
+use document::{DocumentJob, Patience};
+use work::{Delivered, Done, Refusals, RowJob};
 
 /// How often an unchanged binding tells the readers of its sink that it is watched.
 const HEARTBEAT: Duration = Duration::from_mins(1);
 /// How long jobs in flight may go on after a shutdown began.
 const DRAIN: Duration = Duration::from_secs(30);
-/// Deadline of one probe of a destination that does not answer.
-const PROBE: Duration = Duration::from_secs(10);
+/// What the process is set up with.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Bounds of the schedule.
+    pub limits: Limits,
+    /// How long a document waits for parts that are not known yet.
+    pub unknown_grace: Duration,
+    /// Limit of one part of a document in bytes, where the user set no lower one.
+    pub max_export_bytes: NonZeroU64,
+}
 
 /// What the schedule keeps.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +76,7 @@ pub struct Deliverer {
     metrics: Arc<Metrics>,
     commands: mpsc::Receiver<Command>,
     reports: Reports,
+    settings: Settings,
     schedule: Schedule<Job>,
     bindings: BTreeMap<BindingKey, Bound>,
     leavings: BTreeMap<Place, Departing>,
@@ -82,6 +95,8 @@ struct Bound {
     /// Drops a delivery of settings that no longer hold.
     valid: CancellationToken,
     refused: Arc<Refusals>,
+    /// Since when its document waits for what is not known.
+    waiting: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -89,12 +104,6 @@ struct Departing {
     leaving: Leaving,
     epoch: u64,
     valid: CancellationToken,
-}
-
-/// A heartbeat for one destination.
-struct Pulse {
-    sink: Arc<dyn Sink>,
-    scopes: Vec<Arc<Scope>>,
 }
 
 /// A job that came to an end.
@@ -120,7 +129,7 @@ struct Running {
 
 impl Deliverer {
     /// Makes the task; [`Deliverer::run`] runs it.
-    pub fn new(store: Store, metrics: Arc<Metrics>, limits: Limits, seed: u64) -> (Self, Deliveries) {
+    pub fn new(store: Store, metrics: Arc<Metrics>, settings: Settings, seed: u64) -> (Self, Deliveries) {
         let (deliveries, commands) = Deliveries::new();
         let reports = deliveries.reports().clone();
         let this = Self {
@@ -128,7 +137,8 @@ impl Deliverer {
             metrics,
             commands,
             reports,
-            schedule: Schedule::new(limits, seed),
+            settings,
+            schedule: Schedule::new(settings.limits, seed),
             bindings: BTreeMap::new(),
             leavings: BTreeMap::new(),
             turns: HashMap::new(),
@@ -206,14 +216,17 @@ impl Deliverer {
     fn bind(&mut self, binding: Binding, idle_for: Option<Duration>, epoch: u64, now: Instant) {
         let key = binding.key.clone();
         self.stay(&Place::of(&*binding.sink, &binding.scope));
-        let destination = binding.sink.destination().id.clone();
+        let sink = binding.sink.sink();
         let interval = binding.interval;
         if let Some(bound) = self.bindings.get_mut(&key) {
             if bound.binding.revision == binding.revision {
                 return;
             }
             // Other rows may be there, or the same rows under other columns: compare as after a restart.
-            if bound.binding.sink.destination() != binding.sink.destination() || bound.binding.scope != binding.scope {
+            let moved =
+                bound.binding.sink.destination() != binding.sink.destination() || bound.binding.scope != binding.scope;
+            // A document may look otherwise under other settings.
+            if moved || matches!(binding.sink, Backend::Documents(_)) {
                 bound.reader = Arc::new(bound.reader.table().reader());
                 bound.refused = Arc::default();
             }
@@ -223,10 +236,11 @@ impl Deliverer {
         } else {
             let reader = Arc::new(self.store.table(&key.inventory.namespace).reader());
             let (valid, refused) = (CancellationToken::new(), Arc::default());
-            self.bindings.insert(key.clone(), Bound { binding, reader, epoch, valid, refused });
+            self.bindings.insert(key.clone(), Bound { binding, reader, epoch, valid, refused, waiting: None });
             self.reports.update(&key, |_| {});
         }
-        self.schedule.bind(&Job::Deliver(key), &destination, interval, idle_for, now);
+        let route = Route { destination: &sink.destination().id, lane: sink.lane() };
+        self.schedule.bind(&Job::Deliver(key), route, interval, idle_for, now);
     }
 
     fn leave(&mut self, leaving: Leaving, epoch: u64, now: Instant) {
@@ -235,13 +249,12 @@ impl Deliverer {
         if used {
             return;
         }
-        if let Some(before) =
-            self.leavings.insert(place.clone(), Departing { leaving, epoch, valid: CancellationToken::new() })
-        {
+        let (sink, valid) = (leaving.sink.clone(), CancellationToken::new());
+        if let Some(before) = self.leavings.insert(place.clone(), Departing { leaving, epoch, valid }) {
             before.valid.cancel();
         }
-        let destination = place.destination.clone();
-        self.schedule.bind(&Job::Leave(place), &destination, Duration::ZERO, None, now);
+        let route = Route { destination: &sink.destination().id, lane: sink.lane() };
+        self.schedule.bind(&Job::Leave(place), route, Duration::ZERO, None, now);
     }
 
     /// Ends the clean-up of a place that is used again.
@@ -296,21 +309,26 @@ impl Deliverer {
         let place = Place::of(&*bound.binding.sink, &bound.binding.scope);
         let (binding, reader, refused) = (bound.binding.clone(), bound.reader.clone(), bound.refused.clone());
         let (epoch, valid) = (bound.epoch, bound.valid.clone());
+        let patience = Patience { grace: self.settings.unknown_grace, since: bound.waiting };
+        let max_export_bytes = self.settings.max_export_bytes;
+        let behind_since = self.schedule.behind_since(&Job::Deliver(key.clone()));
         let turn = self.turn(place);
         jobs.spawn(async move {
             let started = Instant::now();
             let work = async {
                 let _turn = turn.lock().await;
-                match purpose {
-                    Purpose::Deliver => (work::deliver(&binding, &reader, &refused).await, Vec::new()),
-                    Purpose::Audit => {
-                        let done = work::audit(&binding, &reader, &refused).await;
-                        // A destination that was just audited can be asked; if not, the next audit asks again.
-                        let scopes =
-                            if done.is_ok() { binding.sink.scopes().await.unwrap_or_default() } else { Vec::new() };
-                        (done, scopes)
+                let (binding, reader, refused) = (&binding, &*reader, &*refused);
+                let done = match binding.sink.clone() {
+                    Backend::Rows(sink) => RowJob { binding, sink, reader, refused }.run(purpose).await,
+                    Backend::Documents(sink) => {
+                        let job = DocumentJob { binding, sink, reader, patience, behind_since, max_export_bytes };
+                        job.run(purpose).await
                     }
-                }
+                };
+                // A destination that was just audited can be asked; if not, the next audit asks again.
+                let audited = purpose == Purpose::Audit && done.is_ok();
+                let scopes = if audited { binding.sink.scopes().await.unwrap_or_default() } else { Vec::new() };
+                (done, scopes)
             };
             let (result, scopes) =
                 valid.run_until_cancelled(work).await.map_or((None, Vec::new()), |(done, scopes)| (Some(done), scopes));
@@ -325,7 +343,7 @@ impl Deliverer {
         let bound = self.bindings.values().map(|bound| &bound.binding);
         let others =
             bound.filter(|other| other.scope.inventory == scope.inventory && other.scope.cluster == scope.cluster);
-        let others: Vec<Arc<dyn Sink>> = others.map(|other| other.sink.clone()).collect();
+        let others: Vec<Arc<dyn Sink>> = others.map(|other| other.sink.sink()).collect();
         let turn = self.turn(place.clone());
         jobs.spawn(async move {
             let started = Instant::now();
@@ -338,23 +356,6 @@ impl Deliverer {
         });
     }
 
-    fn start_probe(&self, destination: String, probes: &mut JoinSet<(String, bool)>) {
-        let bound = self.bindings.values().map(|bound| &bound.binding.sink);
-        let leaving = self.leavings.values().map(|departing| &departing.leaving.sink);
-        let sink = bound.chain(leaving).find(|sink| sink.destination().id == destination).cloned();
-        probes.spawn(async move {
-            let answered = match sink {
-                None => true,
-                Some(sink) => match tokio::time::timeout(PROBE, sink.probe()).await {
-                    Ok(Ok(_)) => true,
-                    Ok(Err(error)) => !is_silence(&error),
-                    Err(_) => false,
-                },
-            };
-            (destination, answered)
-        });
-    }
-
     /// Returns the mutex of a place; those of places without a job are forgotten on the way.
     fn turn(&mut self, place: Place) -> Arc<Turn> {
         if let Some(turn) = self.turns.get(&place).and_then(Weak::upgrade) {
@@ -364,15 +365,6 @@ impl Deliverer {
         let turn = Arc::new(Turn::new(()));
         self.turns.insert(place, Arc::downgrade(&turn));
         turn
-    }
-
-    fn probed(&mut self, (destination, answered): &(String, bool)) {
-        let now = Instant::now();
-        self.schedule.probed(destination, *answered, now);
-        if *answered {
-            tracing::info!(destination, "destination answers again");
-            self.observe_destination(destination, now);
-        }
     }
 
     fn ended(&mut self, ended: Ended) {
@@ -393,16 +385,22 @@ impl Deliverer {
             // Dropped, or delivered under settings that are no longer these: the schedule has the new ones as an edit.
             _ if bound.epoch != ended.epoch => self.schedule.finished(&job, Outcome::Unchanged, now),
             None => self.schedule.finished(&job, Outcome::Unchanged, now),
+            Some(Ok(Done::Awaiting(awaited))) => {
+                bound.waiting.get_or_insert(now);
+                self.schedule.finished(&job, Outcome::Postponed(awaited.until.unwrap_or(now + REPROBE)), now);
+                self.reports.update(key, |report| report.gap = Some(Gap::Awaited(awaited)));
+            }
             Some(Ok(done)) => {
                 let outcome = match &done {
                     Done::Intact => Outcome::Intact,
                     Done::Delivered(delivered) if delivered.rows() > 0 => Outcome::Written,
-                    Done::Nothing | Done::Delivered(_) => Outcome::Unchanged,
+                    Done::Nothing | Done::Awaiting(_) | Done::Delivered(_) => Outcome::Unchanged,
                 };
                 let cached = if outcome == Outcome::Written { Cached::Miss } else { Cached::Hit };
                 self.metrics.digest_checked(Controller::Inventory, cached);
                 let waited = self.schedule.behind_since(&job).map(|since| now.saturating_duration_since(since));
                 if let Done::Delivered(delivered) = done {
+                    bound.waiting = None;
                     bound.refused = Arc::new(delivered.refused.clone());
                     if !delivered.refused.is_empty() {
                         self.schedule.audit_by(&job, now + REPROBE);
@@ -465,7 +463,9 @@ impl Deliverer {
             let Some(delivered) = delivered else { return };
             report.acknowledged = true;
             report.rows = delivered.standing.rows;
-            report.checksum = Some(delivered.standing.digest);
+            let checksum = delivered.receipt.as_ref().and_then(|receipt| receipt.checksum.clone());
+            report.checksum = Some(checksum.unwrap_or_else(|| delivered.standing.digest.to_string()));
+            report.gap = Some(&delivered.missing).filter(|missing| !missing.is_empty()).cloned().map(Gap::Left);
             if delivered.rows() > 0 {
                 report.last_write = Some(Timestamp::now());
             }
@@ -513,20 +513,6 @@ impl Deliverer {
         }
     }
 
-    /// Offers the scopes of ours at a destination that nobody delivers to.
-    fn strays(&self, key: &BindingKey, scopes: Vec<Scope>) {
-        let Some(bound) = self.bindings.get(key) else { return };
-        let sink = &bound.binding.sink;
-        for scope in scopes {
-            let place = Place::of(&**sink, &scope);
-            let bound =
-                self.bindings.values().any(|bound| Place::of(&*bound.binding.sink, &bound.binding.scope) == place);
-            if !bound && !self.leavings.contains_key(&place) {
-                self.reports.stray(Stray { place, scope: Arc::new(scope), via: key.sink.clone(), sink: sink.clone() });
-            }
-        }
-    }
-
     fn observe_destination(&mut self, destination: &str, now: Instant) {
         let there = self.bindings.iter().filter(|(_, bound)| bound.binding.sink.destination().id == destination);
         let jobs: Vec<Job> = there.map(|(key, _)| Job::Deliver(key.clone())).collect();
@@ -544,8 +530,11 @@ impl Deliverer {
             Some(Phase::Waiting(due) | Phase::Retrying(due, _)) => Some(due.saturating_duration_since(now)),
             _ => None,
         };
-        let debounced = matches!(phase, Some(Phase::Waiting(_))) && due.is_some_and(|due| due > GATHER);
-        let was = self.reports.get(key).is_some_and(|report| report.debounced);
+        let report = self.reports.get(key).unwrap_or_default();
+        let debounced = matches!(phase, Some(Phase::Waiting(_)))
+            && due.is_some_and(|due| due > GATHER)
+            && !matches!(report.gap, Some(Gap::Awaited(_)));
+        let was = report.debounced;
         if debounced && !was {
             self.metrics.debounced(Controller::Inventory);
             let due_ms = due.map_or(0, |due| u64::try_from(due.as_millis()).unwrap_or(u64::MAX));
@@ -567,36 +556,6 @@ impl Deliverer {
                 report.next_due = next;
             }
         });
-    }
-
-    /// Sends one heartbeat to each destination for the bindings that have nothing to say otherwise.
-    fn beat(&self, beats: &mut JoinSet<()>) {
-        let mut destinations: BTreeMap<&str, Pulse> = BTreeMap::new();
-        for (key, bound) in &self.bindings {
-            let healthy = self.reports.get(key).is_some_and(|report| report.acknowledged && report.failure.is_none());
-            if healthy {
-                let sink = &bound.binding.sink;
-                let pulse = destinations
-                    .entry(&sink.destination().id)
-                    .or_insert_with(|| Pulse { sink: sink.clone(), scopes: Vec::new() });
-                pulse.scopes.push(bound.binding.scope.clone());
-            }
-        }
-        for Pulse { sink, scopes } in destinations.into_values() {
-            beats.spawn(async move {
-                let scopes: Vec<&Scope> = scopes.iter().map(AsRef::as_ref).collect();
-                if let Err(error) = sink.heartbeat(&scopes).await {
-                    tracing::warn!(sink_type = sink.kind().as_str(), error = chain(&error), "heartbeat failed");
-                }
-            });
-        }
-    }
-
-    /// Warns again of the inventories that are large.
-    fn remind(&self) {
-        for (key, bound) in &self.bindings {
-            limits::warn(&self.metrics, key, bound.reader.table().counts());
-        }
     }
 }
 

@@ -234,6 +234,15 @@ impl fmt::Display for BindingKey {
     }
 }
 
+/// How deliveries to one destination run beside each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Each is work of its own: few of them are let in at once.
+    Own,
+    /// The sink joins them (git: many edits, one push), so that all may wait in it at once.
+    Joined,
+}
+
 /// The position of a change in the journal of one namespace; grows with each change, never repeats in a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Seq(pub u64);

@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 
 use crate::config::{ApiAccess, Config, Permission, Servers};
 use crate::control::{Control, Parts};
-use crate::deliver::Deliverer;
+use crate::deliver::{self, Deliverer};
 use crate::error::chain;
 use crate::http::health::Readiness;
 use crate::http::{self, HttpError, Server};
@@ -166,13 +166,17 @@ async fn work(
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
     let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone()).under(right.mandate);
     let registry = Arc::new(Registry::new(postgres));
-    let limits = Limits {
-        total: config.delivery.concurrent.get(),
-        per_destination: config.delivery.concurrent_per_destination.get(),
-        audit_interval: config.delivery.audit_interval,
+    let delivering_by = deliver::Settings {
+        limits: Limits {
+            total: config.delivery.concurrent.get(),
+            per_destination: config.delivery.concurrent_per_destination.get(),
+            audit_interval: config.delivery.audit_interval,
+        },
+        unknown_grace: config.collection.unknown_grace,
+        max_export_bytes: config.delivery.max_export_bytes,
     };
     let seed = RandomState::new().hash_one(std::process::id());
-    let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics.clone(), limits, seed);
+    let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics.clone(), delivering_by, seed);
     let statuses = StatusWriter::new(client.clone(), metrics.clone());
     let events = EventWriter::new(client.clone(), metrics.clone());
     metrics.read_from(&events.sizes());

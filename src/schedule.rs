@@ -10,8 +10,10 @@
 //! A job is a binding that delivers, or a place that is cleaned up; it belongs to one destination. The rules of D5: the
 //! first change after a quiet interval is delivered after a gather of 100 ms; later ones wait until the interval is over;
 //! an edit and a newly known part do not wait for it. A failure is tried again with [`backoff`], independent of the
-//! interval; a terminal one after five minutes, or when something is edited. One job never gates another; a destination
-//! has at most `per_destination` jobs in flight, all together at most `total`.
+//! interval; a terminal one after five minutes, or when something is edited. A job that cannot go on yet is
+//! [postponed](Outcome::Postponed), and the next change looks again. One job never gates another; a destination has at
+//! most `per_destination` jobs in flight, all together at most `total`. Jobs that their destination [joins](Lane::Joined)
+//! do not count there: they wait in it together, [`JOINED`] of them at most.
 //!
 //! A destination that does not answer blocks its own jobs and no others (D8): one [probe](Start::Probe) at a time looks
 //! after it, and its answer releases them over two seconds. An [audit](Purpose::Audit) comes once in an interval,
@@ -27,6 +29,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::Class;
+use crate::model::Lane;
 use backoff::Backoff;
 use breaker::Breaker;
 
@@ -35,6 +38,9 @@ pub const GATHER: Duration = Duration::from_millis(100);
 
 /// When a terminal failure is tried again without any edit.
 pub const REPROBE: Duration = Duration::from_mins(5);
+
+/// Jobs in flight to one destination that joins them.
+pub const JOINED: usize = 256;
 
 /// The jobs of a destination that answers again start within this.
 const RELEASE: Duration = Duration::from_secs(2);
@@ -77,6 +83,8 @@ pub enum Outcome {
     Unchanged,
     /// An audit found the destination as it should be; what waited goes on waiting.
     Intact,
+    /// The destination was not asked: the job waits for something else, at most until then.
+    Postponed(Instant),
     /// It failed, and the destination answered.
     Failed(Class),
     /// It failed because the destination does not answer.
@@ -99,6 +107,7 @@ pub enum Phase {
 #[derive(Debug)]
 struct Entry {
     destination: String,
+    lane: Lane,
     interval: Duration,
     phase: Phase,
     /// What a change waited for when an audit began.
@@ -128,8 +137,28 @@ enum Urgency {
 /// What the jobs of one destination share.
 #[derive(Debug)]
 struct Destination {
-    running: usize,
+    own: usize,
+    joined: usize,
     breaker: Breaker,
+}
+
+impl Destination {
+    /// Returns the number of jobs in flight in a lane.
+    fn running(&mut self, lane: Lane) -> &mut usize {
+        match lane {
+            Lane::Own => &mut self.own,
+            Lane::Joined => &mut self.joined,
+        }
+    }
+}
+
+/// Where a job runs.
+#[derive(Debug, Clone, Copy)]
+pub struct Route<'a> {
+    /// Its destination.
+    pub destination: &'a str,
+    /// How it runs beside others there.
+    pub lane: Lane,
 }
 
 /// All jobs and when each is due.
@@ -152,11 +181,13 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
     ///
     /// `idle_for` says how long ago an earlier process wrote; its first delivery then waits for the rest of the interval,
     /// so that a process that starts again and again does not write more often.
-    pub fn bind(&mut self, key: &K, destination: &str, interval: Duration, idle_for: Option<Duration>, now: Instant) {
+    pub fn bind(&mut self, key: &K, route: Route<'_>, interval: Duration, idle_for: Option<Duration>, now: Instant) {
+        let Route { destination, lane } = route;
         let seed = self.next_seed();
         let next_audit = self.limits.audit_interval.map(|every| now + every.mul_f64(share(key)));
         let entry = self.entries.entry(key.clone()).or_insert_with(|| Entry {
             destination: destination.to_owned(),
+            lane,
             interval,
             phase: Phase::Idle,
             resume: None,
@@ -168,9 +199,10 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
             next_audit,
         });
         entry.interval = interval;
-        let moved = entry.destination != destination;
+        let moved = entry.destination != destination || entry.lane != lane;
         let leaving = std::mem::replace(&mut entry.destination, destination.to_owned());
-        let in_flight = entry.phase == Phase::InFlight;
+        let left = std::mem::replace(&mut entry.lane, lane);
+        let in_flight = usize::from(entry.phase == Phase::InFlight);
         entry.backoff.reset();
         let resumed = entry.last_write.is_none() && entry.phase == Phase::Idle;
         match idle_for.and_then(|idle_for| now.checked_sub(idle_for)).filter(|_| resumed) {
@@ -183,15 +215,16 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
         let there = self.destination(destination);
         there.breaker.hurry(now);
         if moved {
-            there.running += usize::from(in_flight);
-            self.release(&leaving, usize::from(in_flight));
+            *there.running(lane) += in_flight;
+            self.release(Route { destination: &leaving, lane: left }, in_flight);
         }
     }
 
     /// Forgets a job. One that is in flight counts until then and no longer.
     pub fn unbind(&mut self, key: &K) {
         if let Some(entry) = self.entries.remove(key) {
-            self.release(&entry.destination, usize::from(entry.phase == Phase::InFlight));
+            let route = Route { destination: &entry.destination, lane: entry.lane };
+            self.release(route, usize::from(entry.phase == Phase::InFlight));
         }
     }
 
@@ -237,18 +270,19 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
             .filter_map(|(key, entry)| entry.due().filter(|due| *due <= now).map(|due| (due, key.clone())))
             .collect();
         due.sort();
-        let mut running = self.running();
+        let mut running = self.destinations.values().map(|there| there.own).sum::<usize>();
         for (_, key) in due {
-            if running >= self.limits.total {
-                break;
-            }
             let Some(entry) = self.entries.get_mut(&key) else { continue };
             let Some(there) = self.destinations.get_mut(&entry.destination) else { continue };
-            if there.running >= self.limits.per_destination || !there.breaker.closed() {
+            let full = match entry.lane {
+                Lane::Own => running >= self.limits.total || there.own >= self.limits.per_destination,
+                Lane::Joined => there.joined >= JOINED,
+            };
+            if full || !there.breaker.closed() {
                 continue;
             }
-            there.running += 1;
-            running += 1;
+            *there.running(entry.lane) += 1;
+            running += usize::from(entry.lane == Lane::Own);
             let every = self.limits.audit_interval;
             started.push(Start::Run(key, entry.start(every, now)));
         }
@@ -259,13 +293,15 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
     pub fn finished(&mut self, key: &K, outcome: Outcome, now: Instant) {
         let Some(entry) = self.entries.get_mut(key).filter(|entry| entry.phase == Phase::InFlight) else { return };
         entry.finish(outcome, now);
-        let destination = entry.destination.clone();
+        let (destination, lane) = (entry.destination.clone(), entry.lane);
         let there = self.destination(&destination);
-        there.running = there.running.saturating_sub(1);
-        if outcome == Outcome::Silent {
-            there.breaker.failed(now);
-        } else if there.breaker.answered() {
-            self.spread(&destination, now);
+        let running = there.running(lane);
+        *running = running.saturating_sub(1);
+        match outcome {
+            Outcome::Postponed(_) => {}
+            Outcome::Silent => there.breaker.failed(now),
+            _ if there.breaker.answered() => self.spread(&destination, now),
+            _ => {}
         }
     }
 
@@ -305,7 +341,7 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
 
     /// Returns the number of jobs in flight.
     pub fn running(&self) -> usize {
-        self.destinations.values().map(|there| there.running).sum()
+        self.destinations.values().map(|there| there.own + there.joined).sum()
     }
 
     fn wake(&mut self, key: &K, urgency: Urgency, now: Instant) {
@@ -321,14 +357,15 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
 
     fn destination(&mut self, name: &str) -> &mut Destination {
         let seed = self.next_seed();
-        let first = || Destination { running: 0, breaker: Breaker::new(seed) };
+        let first = || Destination { own: 0, joined: 0, breaker: Breaker::new(seed) };
         self.destinations.entry(name.to_owned()).or_insert_with(first)
     }
 
     /// Takes jobs away from a destination, and forgets it with its last one.
-    fn release(&mut self, destination: &str, running: usize) {
+    fn release(&mut self, Route { destination, lane }: Route<'_>, jobs: usize) {
         if let Some(there) = self.destinations.get_mut(destination) {
-            there.running = there.running.saturating_sub(running);
+            let running = there.running(lane);
+            *running = running.saturating_sub(jobs);
         }
         if !self.entries.values().any(|entry| entry.destination == destination) {
             self.destinations.remove(destination);
@@ -397,6 +434,7 @@ impl Entry {
                 self.behind_since = None;
             }
             Outcome::Intact => self.phase = self.resume.map_or(Phase::Idle, Phase::Waiting),
+            Outcome::Postponed(until) => self.phase = Phase::Waiting(until),
             Outcome::Failed(class) => self.fail(class, now),
             Outcome::Silent => self.fail(Class::Transient, now),
         }

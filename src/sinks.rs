@@ -1,7 +1,7 @@
-//! Payload to the outside: one trait, one folder for each backend.
+//! Payload to the outside: what a sink is, and one folder for each backend.
 //!
-//! A sink never sees the store. It is handed a [`Delta`] and answers with a [`Receipt`] or a [`SinkError`] that carries
-//! the class; it does not retry, the caller does.
+//! A sink never sees the store. A [`RowSink`] is handed a [`Delta`], a [`DocumentSink`] a [`Document`]; both answer with a
+//! [`Receipt`] or a [`SinkError`] that carries the class. A sink does not retry, the caller does.
 
 #[cfg(feature = "lab")]
 pub mod contract;
@@ -13,6 +13,7 @@ mod tls;
 
 use std::error::Error;
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
@@ -20,8 +21,9 @@ use futures::future::BoxFuture;
 pub use tls::TlsConfig;
 
 use crate::error::{Class, Classify};
-use crate::export::{Delta, Held, Scope, Selection};
+use crate::export::{Delta, Document, Held, Scope, Selection};
 use crate::metrics::SinkType;
+pub use crate::model::Lane;
 use crate::model::{Fingerprint, Row, RowKey};
 
 /// Where a sink writes to, without any credential.
@@ -36,7 +38,7 @@ pub struct Destination {
 /// What a delivery did.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Receipt {
-    /// Rows inserted or updated.
+    /// Rows inserted or updated; for a document, what was written of it: nothing where all of it was there.
     pub written: u64,
     /// Rows deleted.
     pub deleted: u64,
@@ -44,6 +46,8 @@ pub struct Receipt {
     pub bytes: u64,
     /// Rows that the destination refuses for what is in them. Everything else was delivered.
     pub refused: Vec<Refused>,
+    /// What readers compare: the checksum of a document. Where there is none, the digest of the rows is shown.
+    pub checksum: Option<String>,
 }
 
 /// A row that a destination does not take, whatever else is in the delivery.
@@ -88,9 +92,10 @@ pub enum Fault {
     Delivery,
 }
 
-/// One destination of rows.
+/// One destination: what every sink can do, whatever it takes.
 ///
-/// Every method has its own deadline and leaves no half-written state when it fails or is dropped.
+/// Every method, here and in [`RowSink`] and [`DocumentSink`], has its own deadline and leaves no half-written state when
+/// it fails or is dropped.
 pub trait Sink: Send + Sync + fmt::Debug {
     /// Returns the `sink_type` of metrics and logs.
     fn kind(&self) -> SinkType;
@@ -105,12 +110,36 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// Checks that the destination can be reached and used, and returns a sentence for people.
     fn probe(&self) -> BoxFuture<'_, Result<String, SinkError>>;
 
+    /// Ends a scope: its rows are deleted or left to nobody, and its record is freed. Succeeds where nothing of ours is,
+    /// and does not touch what another operator owns.
+    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+
+    /// Returns the scopes that this operator, in any of its lives, has on record here.
+    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>>;
+
+    /// Tells readers of the sink that these scopes are watched and unchanged.
+    fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>>;
+
+    /// Returns how deliveries to this destination run beside each other.
+    fn lane(&self) -> Lane {
+        Lane::Own
+    }
+}
+
+/// A sink that takes rows one by one: a database, a tree of files in a repository.
+pub trait RowSink: Sink {
     /// Returns the fingerprint that this sink stores for a row.
     fn fingerprint(&self, scope: &Scope, row: &Row) -> Fingerprint;
 
     /// Reads back which rows of a scope the sink holds; creates the destination when it may and must.
-    fn recover<'a>(&'a self, scope: &'a Scope, selection: &'a Selection)
-    -> BoxFuture<'a, Result<Vec<Held>, SinkError>>;
+    ///
+    /// `rows` are the known rows of the selection, for a sink that finds a row by where it would be, not by its key.
+    fn recover<'a>(
+        &'a self,
+        scope: &'a Scope,
+        selection: &'a Selection,
+        rows: &'a [Row],
+    ) -> BoxFuture<'a, Result<Vec<Held>, SinkError>>;
 
     /// Brings the sink to the standing of the delta, all or nothing.
     fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>>;
@@ -122,16 +151,45 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// Reads a scope back by content. A held row carries a fingerprint only where everything stored of it equals the
     /// row of that key in `rows`, so that a comparison writes the others again.
     fn verify<'a>(&'a self, scope: &'a Scope, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Held>, SinkError>>;
+}
 
-    /// Ends a scope: its rows are deleted or left to nobody, and its record is freed. Succeeds where nothing of ours is,
-    /// and does not touch what another operator owns.
-    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+/// A sink that takes an inventory as a whole: one document, or what replaces it.
+pub trait DocumentSink: Sink {
+    /// Brings the sink to a document, all or nothing; creates the destination when it may and must.
+    ///
+    /// Idempotent: it compares with what is there and writes only what differs, so that publishing again is also how a
+    /// sink is looked at and mended. [`Receipt::written`] is 0 when nothing was written.
+    fn publish<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<Receipt, SinkError>>;
+}
 
-    /// Returns the scopes that this operator, in any of its lives, has on record here.
-    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>>;
+/// A sink by what it takes. It can be used wherever a [`Sink`] is enough.
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// Rows, as they change.
+    Rows(Arc<dyn RowSink>),
+    /// Documents.
+    Documents(Arc<dyn DocumentSink>),
+}
 
-    /// Tells readers of the sink that these scopes are watched and unchanged.
-    fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>>;
+impl Backend {
+    /// Returns the sink, to keep.
+    pub fn sink(&self) -> Arc<dyn Sink> {
+        match self {
+            Self::Rows(sink) => sink.clone(),
+            Self::Documents(sink) => sink.clone(),
+        }
+    }
+}
+
+impl Deref for Backend {
+    type Target = dyn Sink;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Rows(sink) => &**sink,
+            Self::Documents(sink) => &**sink,
+        }
+    }
 }
 
 /// Makes sinks; what sinks of one destination share is kept here.
@@ -150,8 +208,8 @@ impl Registry {
     ///
     /// # Errors
     /// Terminal when a setting cannot be used.
-    pub fn postgres(&self, config: &postgres::PostgresConfig) -> Result<Arc<dyn Sink>, SinkError> {
-        Ok(Arc::new(self.postgres.sink(config)?))
+    pub fn postgres(&self, config: &postgres::PostgresConfig) -> Result<Backend, SinkError> {
+        Ok(Backend::Rows(Arc::new(self.postgres.sink(config)?)))
     }
 
     /// Closes all connections. Sinks must not be used any more.

@@ -8,6 +8,7 @@
 //! - A change gets a sequence number; a reader that acknowledged `n` is shown every later change, each key once, in its
 //!   newest state. When the journal was cut behind a slow reader, it is asked to compare everything instead.
 //! - A plan holds only rows of known parts (D4), and says which parts the reader has never compared with its sink.
+//! - A reader of documents is handed [everything](Reader::whole) once each part was known, or has been missing for long.
 //! - An update that does not change a row is not a change.
 //! - Rows grow only while rows and journals are within the budget: one that would not fit is refused, and its part is
 //!   unknown until a later list fits (D4).
@@ -30,7 +31,7 @@ use crate::metrics::{Reading, Sizes};
 use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq};
 
 pub use knowledge::{Coverage, Knowledge, is_mass_deletion};
-pub use table::{Counts, Reader, Table, Target, TargetCounts};
+pub use table::{Awaited, Counts, Everything, Reader, Table, Target, TargetCounts, Whole};
 
 /// Why a namespace is in the list of [`Store::drain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

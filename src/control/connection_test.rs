@@ -148,7 +148,7 @@ impl Control {
         let opened = self.parts.registry.postgres(&resolved.config);
         let sink = opened.map_err(|error| of_sink(Obstacle::Refused(Failing::from(&error))))?;
         let revision = revision(object.uid(), object.generation());
-        Ok(Order { subject: subject.clone(), revision, sink })
+        Ok(Order { subject: subject.clone(), revision, sink: sink.sink() })
     }
 
     /// Makes the sink the owner of the test, unless it is or shall not be.

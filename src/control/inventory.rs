@@ -23,18 +23,21 @@ use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons,
 use crate::api::v1alpha1::{
     Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
 };
-use crate::deliver::{Binding, Place, SHARD_WARNING_ROWS};
+use crate::deliver::{Binding, Gap, Place, SHARD_WARNING_ROWS};
 use crate::error::Class;
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
 use crate::sinks::Sink;
 use crate::sinks::postgres::PostgresConfig;
+use crate::store::Awaited;
 use crate::validate;
 
 /// A write that is older than this by the clock of the status is taken over after a restart.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
 /// A waiting change is not behind before its interval is over by this.
 const SYNC_GRACE: Duration = Duration::from_secs(30);
+/// First lists that take no longer are not worth a status of their own.
+const LISTING: Duration = Duration::from_secs(10);
 
 /// What is remembered of an inventory between two reconciles.
 #[derive(Debug, Default)]
@@ -277,7 +280,7 @@ impl Control {
         let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
         let destination = destination(&key, &cluster, &config, &*opened);
         let wanted = sink.spec.as_ref().ok().and_then(|spec| spec.deletion_policy);
-        let way = Way { sink: opened.clone(), leave: policy(wanted) };
+        let way = Way { sink: opened.sink(), leave: policy(wanted) };
         state.ways.insert((destination.id.clone(), destination.cluster.clone()), way);
         if !recorded.destinations.iter().any(|there| same_place(there, &destination)) {
             state.bindings.insert(key, Bound { revision: String::new(), destination });
@@ -297,7 +300,7 @@ impl Control {
             scope: Arc::new(scope),
             interval,
             generation: inventory.generation(),
-            max_row_bytes: ceiling.and_then(|bytes| NonZeroU64::new(bytes.unsigned_abs())),
+            max_export_bytes: ceiling.and_then(|bytes| NonZeroU64::new(bytes.unsigned_abs())),
             revision: revision.clone(),
         };
         self.parts.deliveries.bind(binding, idle_for).await;
@@ -321,6 +324,10 @@ impl Control {
         let now = Self::now();
         let generation = object.generation();
         let views: Vec<SinkView> = refs.iter().flatten().map(|sink| self.view(key, sink)).collect();
+        if views.iter().any(|view| matches!(view.report.gap, Some(Gap::Awaited(_)))) {
+            // Why a part is not known changes without any news of the delivery.
+            self.look_again((Kind::Inventory, key.clone()), Some(LISTING));
+        }
         let (mut findings, class) = match refs {
             Err(failing) => degraded(failing),
             Ok(_) => findings(&views, rows, whole),
@@ -400,12 +407,29 @@ impl Control {
                     class: Class::Transient,
                     message: "sink circuit breaker open, the destination is probed".to_owned(),
                 }),
+                None if let Some(Gap::Awaited(awaited)) = &report.gap => self.waiting(key, awaited),
                 None if !report.acknowledged => SinkState::Pending(STARTING.to_owned()),
                 None if report.debounced && report.lag() <= sink.interval + SYNC_GRACE => SinkState::Debounced,
                 None => SinkState::Exported,
             },
         };
-        SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval }
+        let lacks = match &report.gap {
+            Some(Gap::Left(parts)) => Some(self.unknown(&key.namespace, parts)),
+            Some(Gap::Awaited(_)) | None => None,
+        };
+        SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval, lacks }
+    }
+
+    /// Says what a document waits for.
+    fn waiting(&self, key: &InventoryKey, awaited: &Awaited) -> SinkState {
+        let lacks = self.unknown(&key.namespace, &awaited.parts);
+        let grace = crate::api::v1alpha1::Duration::from(self.parts.config.collection.unknown_grace);
+        let end = match awaited.until {
+            Some(_) => format!("after {grace} (--unknown-grace) it is written without"),
+            None => "nothing is known yet, and nothing is written before that".to_owned(),
+        };
+        let why = format!("the document waits for the first list of {lacks}; {end}");
+        if awaited.since.elapsed() < LISTING { SinkState::Pending(why) } else { SinkState::Awaiting(why) }
     }
 }
 

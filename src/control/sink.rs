@@ -226,7 +226,7 @@ impl Control {
         let revision = format!("{}/{}/{versions}", object.uid(), object.generation());
         if due(state.tried.as_ref(), &revision, wish, Instant::now()) {
             self.alarms.remove(subject);
-            self.probes.order(Order { subject: subject.clone(), revision: revision.clone(), sink });
+            self.probes.order(Order { subject: subject.clone(), revision: revision.clone(), sink: sink.sink() });
             state.tried = Some(Tried { revision, asked: wish.asked(), outcome: Tries::UnderWay });
             return Standing::UnderWay;
         }

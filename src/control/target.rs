@@ -3,6 +3,7 @@
 pub(super) mod absence;
 mod brake;
 mod room;
+mod unknown;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

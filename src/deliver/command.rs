@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::report::{Departure, Reports};
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, InventoryKey, SinkKey};
-use crate::sinks::{Leave, Sink};
+use crate::sinks::{Backend, Leave, Sink};
 
 /// Commands that may wait. The sender waits when it is full.
 const MAX_COMMANDS: usize = 1024;
@@ -20,15 +20,15 @@ pub struct Binding {
     /// Inventory and sink.
     pub key: BindingKey,
     /// Where to.
-    pub sink: Arc<dyn Sink>,
+    pub sink: Backend,
     /// Whose rows.
     pub scope: Arc<Scope>,
     /// Minimum time between two writes.
     pub interval: Duration,
     /// `metadata.generation` of the inventory.
     pub generation: i64,
-    /// Limit on one row in bytes, where the user set `maxExportBytes`.
-    pub max_row_bytes: Option<NonZeroU64>,
+    /// Limit on one row, and on one part of a document, in bytes, where the user set `maxExportBytes`.
+    pub max_export_bytes: Option<NonZeroU64>,
     /// Changes with anything that makes a new delivery necessary: the specs and the secrets.
     pub revision: String,
 }

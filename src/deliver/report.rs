@@ -12,7 +12,8 @@ use tokio::time::Instant;
 use super::{Place, Stray};
 use crate::error::Class;
 use crate::metrics::{self, Reading, Sizes};
-use crate::model::{BindingKey, Digest, InventoryKey};
+use crate::model::{BindingKey, InventoryKey, Part};
+use crate::store::Awaited;
 
 /// A failed delivery, for status and logs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,15 @@ impl Failure {
     }
 }
 
+/// Parts of an inventory that were never known to this process, where the sink takes nothing but the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gap {
+    /// The document waits for them.
+    Awaited(Awaited),
+    /// It was written without them. Ascending.
+    Left(Vec<Part>),
+}
+
 /// How a binding stands.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
@@ -46,14 +56,16 @@ pub struct Report {
     pub acknowledged: bool,
     /// When the sink was last written to by this process.
     pub last_write: Option<Timestamp>,
-    /// Digest of the rows that the sink has.
-    pub checksum: Option<Digest>,
+    /// Checksum of the document that the sink has, or digest of its rows.
+    pub checksum: Option<String>,
     /// Rows that the sink has.
     pub rows: u64,
     /// The last delivery failed like this.
     pub failure: Option<Failure>,
     /// Rows that the sink does not take; all others were delivered.
     pub refused: Option<Failure>,
+    /// Parts that a document lacks.
+    pub gap: Option<Gap>,
     /// The destination does not answer; it is probed, and deliveries wait for that.
     pub blocked: bool,
     /// When the next delivery is due, while one waits.
@@ -67,7 +79,8 @@ pub struct Report {
 impl Report {
     /// Tells whether the sink has everything, as far as is known.
     pub fn is_current(&self) -> bool {
-        self.acknowledged && self.failure.is_none() && self.refused.is_none()
+        let waits = matches!(self.gap, Some(Gap::Awaited(_)));
+        self.acknowledged && self.failure.is_none() && self.refused.is_none() && !waits
     }
 
     /// Returns for how long the oldest unacknowledged change has been waiting.

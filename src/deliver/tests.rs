@@ -1,3 +1,5 @@
+mod archive;
+mod documents;
 mod memory;
 mod model;
 
@@ -12,6 +14,7 @@ use memory::{Memory, Wrong};
 struct Bench {
     target: crate::store::Target,
     deliveries: Deliveries,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
     task: JoinSet<Result<(), tokio::task::JoinError>>,
 }
@@ -24,8 +27,14 @@ fn binding_key() -> BindingKey {
     BindingKey { inventory: object("apps"), sink: SinkKey { family: Family::Database, object: object("pg") } }
 }
 
+fn document_key() -> BindingKey {
+    BindingKey { inventory: object("apps"), sink: SinkKey { family: Family::Snapshot, object: object("git") } }
+}
+
 const AUDIT: Duration = Duration::from_hours(1);
 const MAX_ROW: usize = 1000;
+const MAX_PART: u64 = 2000;
+const GRACE: Duration = Duration::from_mins(10);
 
 fn scope() -> Scope {
     Scope {
@@ -47,22 +56,30 @@ impl Bench {
         target.cover(&Coverage::Namespaces(Arc::new([Namespace::new("a")].into())));
         store.complete();
         let metrics = Arc::new(Metrics::new("test", "test"));
-        let limits = Limits { total: 2, per_destination: 2, audit_interval: Some(AUDIT) };
-        let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics, limits, 1);
+        let settings = Settings {
+            limits: Limits { total: 2, per_destination: 2, audit_interval: Some(AUDIT) },
+            unknown_grace: GRACE,
+            max_export_bytes: NonZeroU64::new(MAX_PART).unwrap(),
+        };
+        let (deliverer, deliveries) = Deliverer::new(store.clone(), metrics.clone(), settings, 1);
         let stop = CancellationToken::new();
         let mut task = JoinSet::new();
         task.spawn(deliverer.run(stop.clone()));
-        Self { target, deliveries, stop, task }
+        Self { target, deliveries, metrics, stop, task }
     }
 
     async fn bind(&self, sink: &Arc<Memory>, interval: Duration, revision: &str) {
+        self.bind_to(binding_key(), Backend::Rows(sink.clone()), interval, revision).await;
+    }
+
+    async fn bind_to(&self, key: BindingKey, sink: Backend, interval: Duration, revision: &str) {
         let binding = Binding {
-            key: binding_key(),
-            sink: sink.clone(),
+            key,
+            sink,
             scope: Arc::new(scope()),
             interval,
             generation: 1,
-            max_row_bytes: NonZeroU64::new(MAX_ROW as u64),
+            max_export_bytes: NonZeroU64::new(MAX_ROW as u64),
             revision: revision.to_owned(),
         };
         self.deliveries.bind(binding, None).await;
@@ -79,8 +96,12 @@ impl Bench {
 
     /// Waits, in paused time, until the condition holds.
     async fn until(&self, what: &str, condition: impl Fn(&Report) -> bool) -> Report {
+        self.until_of(&binding_key(), what, condition).await
+    }
+
+    async fn until_of(&self, key: &BindingKey, what: &str, condition: impl Fn(&Report) -> bool) -> Report {
         for _ in 0..100_000 {
-            let report = self.deliveries.reports().get(&binding_key()).unwrap_or_default();
+            let report = self.deliveries.reports().get(key).unwrap_or_default();
             if condition(&report) {
                 return report;
             }

@@ -9,6 +9,10 @@ fn schedule() -> Schedule<Key> {
     Schedule::new(Limits { total: 8, per_destination: 2, audit_interval: None }, 1)
 }
 
+fn own(destination: &str) -> Route<'_> {
+    Route { destination, lane: Lane::Own }
+}
+
 /// Starts what is due and returns the jobs that deliver.
 fn start(schedule: &mut Schedule<Key>, now: Instant) -> Vec<Key> {
     let started = schedule.start_due(now).into_iter();
@@ -22,7 +26,7 @@ fn start(schedule: &mut Schedule<Key>, now: Instant) -> Vec<Key> {
 
 /// Binds one and runs its first delivery to the end.
 fn delivered(schedule: &mut Schedule<Key>, key: Key, now: Instant) -> Key {
-    schedule.bind(&key, "pg", INTERVAL, None, now);
+    schedule.bind(&key, own("pg"), INTERVAL, None, now);
     assert_eq!(start(schedule, now + GATHER), [key]);
     schedule.finished(&key, Outcome::Written, now + GATHER);
     key
@@ -61,7 +65,7 @@ fn a_newly_known_part_and_an_edit_do_not_wait_for_the_interval() {
     assert_eq!(start(&mut schedule, soon + GATHER), [key]);
     schedule.finished(&key, Outcome::Written, soon + GATHER);
     let later = soon + Duration::from_secs(1);
-    schedule.bind(&key, "pg", INTERVAL, None, later);
+    schedule.bind(&key, own("pg"), INTERVAL, None, later);
     assert_eq!(start(&mut schedule, later + GATHER), [key]);
 }
 
@@ -82,7 +86,7 @@ fn a_delivery_without_a_write_does_not_start_the_interval() {
 fn at_most_one_delivery_is_in_flight_and_what_comes_meanwhile_runs_after_it() {
     let (mut schedule, begin) = (schedule(), Instant::now());
     let key = "apps";
-    schedule.bind(&key, "pg", Duration::ZERO, None, begin);
+    schedule.bind(&key, own("pg"), Duration::ZERO, None, begin);
     assert_eq!(start(&mut schedule, begin + GATHER), [key]);
     schedule.changed(&key, begin + GATHER);
     assert!(start(&mut schedule, begin + 10 * GATHER).is_empty());
@@ -94,7 +98,7 @@ fn at_most_one_delivery_is_in_flight_and_what_comes_meanwhile_runs_after_it() {
 fn a_transient_failure_is_tried_again_with_backoff_and_new_rows_do_not_hurry_it() {
     let (mut schedule, begin) = (schedule(), Instant::now());
     let key = "apps";
-    schedule.bind(&key, "pg", INTERVAL, None, begin);
+    schedule.bind(&key, own("pg"), INTERVAL, None, begin);
     let mut now = begin + GATHER;
     for ceiling in [1, 2, 4, 8, 16, 32, 60, 60] {
         assert_eq!(start(&mut schedule, now), [key]);
@@ -112,12 +116,12 @@ fn a_transient_failure_is_tried_again_with_backoff_and_new_rows_do_not_hurry_it(
 fn a_terminal_failure_waits_five_minutes_or_for_an_edit() {
     let (mut schedule, begin) = (schedule(), Instant::now());
     let key = "apps";
-    schedule.bind(&key, "pg", INTERVAL, None, begin);
+    schedule.bind(&key, own("pg"), INTERVAL, None, begin);
     start(&mut schedule, begin + GATHER);
     let failed = begin + GATHER;
     schedule.finished(&key, Outcome::Failed(Class::Terminal), failed);
     assert_eq!(schedule.next_wakeup(failed), Some(failed + REPROBE));
-    schedule.bind(&key, "pg", INTERVAL, None, failed + GATHER);
+    schedule.bind(&key, own("pg"), INTERVAL, None, failed + GATHER);
     assert_eq!(start(&mut schedule, failed + 2 * GATHER), [key]);
 }
 
@@ -125,9 +129,9 @@ fn a_terminal_failure_waits_five_minutes_or_for_an_edit() {
 fn an_edit_during_a_failing_delivery_is_tried_at_once() {
     let (mut schedule, begin) = (schedule(), Instant::now());
     let key = "apps";
-    schedule.bind(&key, "pg", INTERVAL, None, begin);
+    schedule.bind(&key, own("pg"), INTERVAL, None, begin);
     start(&mut schedule, begin + GATHER);
-    schedule.bind(&key, "pg", INTERVAL, None, begin + GATHER);
+    schedule.bind(&key, own("pg"), INTERVAL, None, begin + GATHER);
     schedule.finished(&key, Outcome::Failed(Class::Terminal), begin + GATHER);
     assert_eq!(start(&mut schedule, begin + 2 * GATHER), [key]);
 }
@@ -137,10 +141,10 @@ fn limits_hold_per_destination_and_in_total_and_nobody_starves() {
     let limits = Limits { total: 3, per_destination: 2, audit_interval: None };
     let (mut schedule, begin) = (Schedule::new(limits, 1), Instant::now());
     for key in ["a", "b", "c"] {
-        schedule.bind(&key, "one", INTERVAL, None, begin);
+        schedule.bind(&key, own("one"), INTERVAL, None, begin);
     }
     for key in ["d", "e"] {
-        schedule.bind(&key, "two", INTERVAL, None, begin);
+        schedule.bind(&key, own("two"), INTERVAL, None, begin);
     }
     let now = begin + GATHER;
     assert_eq!(start(&mut schedule, now), ["a", "b", "d"]);
@@ -155,7 +159,7 @@ fn limits_hold_per_destination_and_in_total_and_nobody_starves() {
 #[test]
 fn a_restarted_process_waits_for_the_rest_of_the_interval() {
     let (mut schedule, begin) = (schedule(), Instant::now() + INTERVAL);
-    schedule.bind(&"apps", "pg", INTERVAL, Some(Duration::from_secs(10)), begin);
+    schedule.bind(&"apps", own("pg"), INTERVAL, Some(Duration::from_secs(10)), begin);
     assert_eq!(schedule.next_wakeup(begin), Some(begin + Duration::from_secs(20)));
 }
 
@@ -166,7 +170,7 @@ fn a_clock_that_was_set_back_or_forward_delays_the_first_delivery_by_one_interva
     let century = Duration::from_hours(100 * 365 * 24);
     for idle_for in [Duration::ZERO, GATHER, INTERVAL, century, Duration::MAX] {
         let mut schedule = schedule();
-        schedule.bind(&"apps", "pg", INTERVAL, Some(idle_for), begin);
+        schedule.bind(&"apps", own("pg"), INTERVAL, Some(idle_for), begin);
         let due = schedule.next_wakeup(begin).unwrap();
         assert!(due >= begin + GATHER && due <= begin + INTERVAL, "{idle_for:?}: {:?}", due - begin);
         assert_eq!(start(&mut schedule, due), ["apps"]);
@@ -177,7 +181,7 @@ fn a_clock_that_was_set_back_or_forward_delays_the_first_delivery_by_one_interva
 fn a_destination_that_does_not_answer_blocks_its_own_jobs_only_and_releases_them_together() {
     let (mut schedule, begin) = (schedule(), Instant::now());
     for key in ["a", "b", "c"] {
-        schedule.bind(&key, "down", INTERVAL, None, begin);
+        schedule.bind(&key, own("down"), INTERVAL, None, begin);
     }
     let mut now = begin + GATHER;
     while !schedule.blocked(&"a") {
@@ -186,7 +190,7 @@ fn a_destination_that_does_not_answer_blocks_its_own_jobs_only_and_releases_them
         }
         now = schedule.next_wakeup(now).unwrap_or(now);
     }
-    schedule.bind(&"d", "up", INTERVAL, None, now);
+    schedule.bind(&"d", own("up"), INTERVAL, None, now);
     let mut probes = 0;
     for _ in 0..12 {
         let due = schedule.next_wakeup(now).unwrap_or(now);
@@ -226,8 +230,8 @@ fn a_destination_that_does_not_answer_blocks_its_own_jobs_only_and_releases_them
 #[test]
 fn a_terminal_failure_is_an_answer_and_blocks_nobody() {
     let (mut schedule, mut now) = (schedule(), Instant::now());
-    schedule.bind(&"good", "pg", Duration::ZERO, None, now);
-    schedule.bind(&"bad", "pg", Duration::ZERO, None, now);
+    schedule.bind(&"good", own("pg"), Duration::ZERO, None, now);
+    schedule.bind(&"bad", own("pg"), Duration::ZERO, None, now);
     for _ in 0..2 * breaker::THRESHOLD {
         now += GATHER;
         for key in start(&mut schedule, now) {
@@ -246,7 +250,7 @@ fn audits_come_once_in_their_interval_spread_over_it_and_leave_a_waiting_change_
     let (mut schedule, begin) = (Schedule::new(limits, 1), Instant::now());
     let keys = ["a", "b", "c", "d"];
     for key in keys {
-        schedule.bind(&key, "pg", 2 * AUDIT, None, begin);
+        schedule.bind(&key, own("pg"), 2 * AUDIT, None, begin);
         assert_eq!(schedule.start_due(begin + GATHER), [Start::Run(key, Purpose::Deliver)]);
         schedule.finished(&key, Outcome::Written, begin + GATHER);
         schedule.changed(&key, begin + 2 * GATHER);
@@ -293,4 +297,57 @@ fn a_write_whose_answer_was_lost_starts_the_interval_when_it_is_found() {
     schedule.finished(&key, Outcome::Unchanged, retry);
     schedule.changed(&key, retry);
     assert_eq!(schedule.next_wakeup(retry), Some(retry + INTERVAL));
+}
+
+#[test]
+fn joined_jobs_that_are_due_at_once_are_all_in_flight_and_take_no_place_of_others() {
+    let limits = Limits { total: 3, per_destination: 2, audit_interval: None };
+    let (mut schedule, begin) = (Schedule::new(limits, 1), Instant::now());
+    let git = Route { destination: "git", lane: Lane::Joined };
+    let joined: Vec<String> = (0..300).map(|number| format!("git-{number:03}")).collect();
+    for key in &joined {
+        schedule.bind(key, git, INTERVAL, None, begin);
+    }
+    let own = ["x", "y", "z"].map(str::to_owned);
+    for key in &own {
+        schedule.bind(key, Route { destination: "pg", lane: Lane::Own }, INTERVAL, None, begin);
+    }
+    let now = begin + GATHER;
+    let started = |schedule: &mut Schedule<String>| {
+        let runs = schedule.start_due(now).into_iter();
+        runs.filter_map(|start| if let Start::Run(key, _) = start { Some(key) } else { None }).collect::<Vec<_>>()
+    };
+    let first = started(&mut schedule);
+    assert_eq!(first.iter().filter(|key| key.starts_with("git")).count(), JOINED);
+    assert_eq!(first.iter().filter(|key| !key.starts_with("git")).collect::<Vec<_>>(), ["x", "y"]);
+    assert_eq!(schedule.running(), JOINED + 2);
+    // A place that is given back is taken by one that waits for such a place.
+    schedule.finished(&own[0], Outcome::Written, now);
+    assert_eq!(started(&mut schedule), ["z"]);
+    schedule.finished(&joined[0], Outcome::Written, now);
+    schedule.unbind(&joined[1]);
+    assert_eq!(started(&mut schedule), [joined[JOINED].clone(), joined[JOINED + 1].clone()]);
+    // One that moves to a lane of its own counts there.
+    schedule.bind(&joined[2], Route { destination: "git", lane: Lane::Own }, INTERVAL, None, now);
+    assert_eq!(started(&mut schedule), [joined[JOINED + 2].clone()]);
+    assert_eq!(schedule.running(), JOINED + 3);
+}
+
+#[test]
+fn a_postponed_job_stays_behind_and_looks_again_with_the_next_change() {
+    let (mut schedule, begin) = (schedule(), Instant::now());
+    let key = delivered(&mut schedule, "apps", begin);
+    let changed = begin + 2 * INTERVAL;
+    schedule.changed(&key, changed);
+    assert_eq!(start(&mut schedule, changed + GATHER), [key]);
+    let until = changed + Duration::from_mins(10);
+    schedule.finished(&key, Outcome::Postponed(until), changed + GATHER);
+    assert_eq!((schedule.phase(&key), schedule.behind_since(&key)), (Some(Phase::Waiting(until)), Some(changed)));
+    let later = changed + INTERVAL;
+    schedule.learned(&key, later);
+    assert_eq!(start(&mut schedule, later + GATHER), [key]);
+    schedule.finished(&key, Outcome::Postponed(until), later + GATHER);
+    assert_eq!(start(&mut schedule, until), [key]);
+    schedule.finished(&key, Outcome::Written, until);
+    assert_eq!(schedule.behind_since(&key), None);
 }

@@ -1,10 +1,12 @@
 //! What every sink of rows must do, as a test that each passes.
 //!
 //! A backend brings a [`Subject`]: how to make sinks, good ones and broken ones, and how to see what is really stored.
-//! [`run`] drives it through the promises of [`Sink`]: equal rows are not written again, keys that are gone are deleted,
+//! [`run`] drives it through the promises of [`RowSink`]: equal rows are not written again, keys that are gone are deleted,
 //! an empty inventory leaves nothing, other scopes are left alone, failures have the right class, what somebody does behind
 //! the sink's back is found and mended, a scope that is left is gone or nobody's, and what is dropped half way has happened
-//! either not at all or as a whole.
+//! either not at all or as a whole. Sinks of documents have a contract of [their own](document).
+
+pub mod document;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use futures::future::BoxFuture;
 
-use super::{Audit, Fault, Leave, Receipt, Sink};
+use super::{Audit, Fault, Leave, Receipt, RowSink};
 use crate::error::{Class, Classify};
 use crate::export::{Base, Delta, Difference, Scope, Selection, Standing, compare};
 use crate::model::{Body, Cluster, Gvk, Name, Namespace, ObjectKey, Origin, Part, Row, RowKey, Seq, Uid};
@@ -21,13 +23,13 @@ use crate::model::{Body, Cluster, Gvk, Name, Namespace, ObjectKey, Origin, Part,
 /// A backend under test.
 pub trait Subject: Sync {
     /// Makes a sink as a freshly started process would.
-    fn sink(&self) -> Arc<dyn Sink>;
+    fn sink(&self) -> Arc<dyn RowSink>;
 
     /// Makes a sink that logs in with a wrong password, or none where the backend has no login.
-    fn wrong_credentials(&self) -> Option<Arc<dyn Sink>>;
+    fn wrong_credentials(&self) -> Option<Arc<dyn RowSink>>;
 
     /// Makes a sink whose destination does not answer.
-    fn unreachable(&self) -> Arc<dyn Sink>;
+    fn unreachable(&self) -> Arc<dyn RowSink>;
 
     /// Reads what is stored of a scope, past the sink: (target, uid) to item.
     fn stored<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Stored>>;
@@ -125,7 +127,7 @@ async fn keys(subject: &impl Subject, scope: &Scope) -> Result<Vec<String>> {
 
 async fn equal_rows_are_not_written_again(subject: &impl Subject) -> Result<()> {
     let (sink, scope) = (subject.sink(), scope("contract", "team-a", "idempotent"));
-    let there = sink.recover(&scope, &Selection::All).await?;
+    let there = sink.recover(&scope, &Selection::All, &[]).await?;
     ensure!(there.is_empty(), "the scope is not empty to begin with");
     let first = rows(50, |n| format!("{{\"replicas\":{n}}}"))?;
     let receipt = sink.deliver(&delta(&scope, Base::Empty, first.clone(), Vec::new(), 50, 1)).await?;
@@ -143,7 +145,7 @@ async fn equal_rows_are_not_written_again(subject: &impl Subject) -> Result<()> 
 
 async fn gone_keys_are_deleted(subject: &impl Subject) -> Result<()> {
     let (sink, scope) = (subject.sink(), scope("contract", "team-a", "deletes"));
-    sink.recover(&scope, &Selection::All).await?;
+    sink.recover(&scope, &Selection::All, &[]).await?;
     let all = rows(5, |_| "{}".to_owned())?;
     sink.deliver(&delta(&scope, Base::Empty, all.clone(), Vec::new(), 5, 1)).await?;
     let gone: Vec<RowKey> = all.iter().take(2).map(Row::key).collect();
@@ -155,7 +157,7 @@ async fn gone_keys_are_deleted(subject: &impl Subject) -> Result<()> {
     let rest = all.iter().skip(2).map(Row::key).collect();
     sink.deliver(&delta(&scope, Base::Filled, Vec::new(), rest, 0, 4)).await?;
     ensure!(keys(subject, &scope).await?.is_empty(), "rows of an emptied inventory are left");
-    ensure!(sink.recover(&scope, &Selection::All).await?.is_empty());
+    ensure!(sink.recover(&scope, &Selection::All, &[]).await?.is_empty());
     Ok(())
 }
 
@@ -163,21 +165,21 @@ async fn restart_finds_nothing_to_do(subject: &impl Subject) -> Result<()> {
     let scope = scope("contract", "team-a", "restart");
     let all = rows(40, |n| format!("{{\"replicas\":{n}}}"))?;
     let first = subject.sink();
-    first.recover(&scope, &Selection::All).await?;
+    first.recover(&scope, &Selection::All, &[]).await?;
     first.deliver(&delta(&scope, Base::Empty, all.clone(), Vec::new(), 40, 1)).await?;
 
     let second = subject.sink();
-    let held = second.recover(&scope, &Selection::All).await?;
+    let held = second.recover(&scope, &Selection::All, &[]).await?;
     let Difference { upserts, deletes, .. } =
         compare(all.clone(), held, |_, _| true, |row| second.fingerprint(&scope, row));
     ensure!(upserts.is_empty() && deletes.is_empty(), "{} to write, {} to delete", upserts.len(), deletes.len());
 
     let part = Part { target: Name::new("deploys"), namespace: Namespace::new("ns-3") };
-    let held = second.recover(&scope, &Selection::Parts(vec![part])).await?;
+    let held = second.recover(&scope, &Selection::Parts(vec![part]), &[]).await?;
     let wanted = all.iter().filter(|row| row.namespace.as_str() == "ns-3").count();
     ensure!(held.len() == wanted, "{} rows of a part of {wanted}", held.len());
     ensure!(held.iter().all(|row| row.namespace.as_str() == "ns-3"));
-    ensure!(second.recover(&scope, &Selection::Parts(Vec::new())).await?.is_empty());
+    ensure!(second.recover(&scope, &Selection::Parts(Vec::new()), &[]).await?.is_empty());
     Ok(())
 }
 
@@ -192,7 +194,7 @@ async fn other_scopes_are_untouched(subject: &impl Subject) -> Result<()> {
     ];
     let all = rows(3, |_| "{}".to_owned())?;
     for scope in &scopes {
-        sink.recover(scope, &Selection::All).await?;
+        sink.recover(scope, &Selection::All, &[]).await?;
         sink.deliver(&delta(scope, Base::Empty, all.clone(), Vec::new(), 3, 1)).await?;
     }
     let [first, others @ ..] = &scopes;
@@ -229,7 +231,7 @@ async fn failures_have_their_class(subject: &impl Subject) -> Result<()> {
 
 async fn dropped_delivery_is_all_or_nothing(subject: &impl Subject) -> Result<()> {
     let (sink, scope) = (subject.sink(), scope("contract", "team-a", "dropped"));
-    sink.recover(&scope, &Selection::All).await?;
+    sink.recover(&scope, &Selection::All, &[]).await?;
     let whole = 4_000;
     let all = rows(whole, |n| format!("{{\"replicas\":{n},\"image\":\"registry.example/team/app:{n}\"}}"))?;
     // Cut later and later, until one delivery gets through.
@@ -238,7 +240,7 @@ async fn dropped_delivery_is_all_or_nothing(subject: &impl Subject) -> Result<()
         let attempt = delta(&scope, base, all.clone(), Vec::new(), u64::from(whole), cut);
         let limit = Duration::from_millis(2 + cut * cut * 4);
         let outcome = tokio::time::timeout(limit, sink.deliver(&attempt)).await;
-        let held = sink.recover(&scope, &Selection::All).await?;
+        let held = sink.recover(&scope, &Selection::All, &[]).await?;
         ensure!(
             held.is_empty() || held.len() == all.len(),
             "cut after {limit:?} there are {} of {whole} rows",
@@ -257,7 +259,7 @@ async fn dropped_delivery_is_all_or_nothing(subject: &impl Subject) -> Result<()
 ///
 /// # Errors
 /// What the sink says.
-pub async fn mend(sink: &Arc<dyn Sink>, scope: &Arc<Scope>, rows: &[Row]) -> Result<Receipt> {
+pub async fn mend(sink: &Arc<dyn RowSink>, scope: &Arc<Scope>, rows: &[Row]) -> Result<Receipt> {
     let held = sink.verify(scope, rows).await?;
     let Difference { upserts, deletes, .. } =
         compare(rows.to_vec(), held, |_, _| true, |row| sink.fingerprint(scope, row));
@@ -266,7 +268,7 @@ pub async fn mend(sink: &Arc<dyn Sink>, scope: &Arc<Scope>, rows: &[Row]) -> Res
 
 async fn tampering_is_found_and_mended(subject: &impl Subject) -> Result<()> {
     let (sink, scope) = (subject.sink(), scope("contract", "team-a", "tampered"));
-    sink.recover(&scope, &Selection::All).await?;
+    sink.recover(&scope, &Selection::All, &[]).await?;
     let mut all = rows(20, |n| format!("{{\"replicas\":{n}}}"))?;
     sink.deliver(&delta(&scope, Base::Empty, all.clone(), Vec::new(), 20, 1)).await?;
     ensure!(sink.audit(&scope).await? == Audit::Intact, "after the first delivery");
@@ -300,7 +302,7 @@ async fn left_scope_is_gone_or_nobodys(subject: &impl Subject) -> Result<()> {
     let [left, orphan, kept, never] = ["left", "orphan", "kept", "never"].map(|name| scope("leave", "team-a", name));
     let all = rows(5, |_| "{}".to_owned())?;
     for scope in [&left, &orphan, &kept] {
-        sink.recover(scope, &Selection::All).await?;
+        sink.recover(scope, &Selection::All, &[]).await?;
         sink.deliver(&delta(scope, Base::Empty, all.clone(), Vec::new(), 5, 1)).await?;
     }
     let ours = |scopes: Vec<Scope>| {
@@ -328,7 +330,7 @@ async fn left_scope_is_gone_or_nobodys(subject: &impl Subject) -> Result<()> {
     }
     ensure!(ours(sink.scopes().await?) == ["kept"]);
     ensure!(subject.stored(&kept).await?.len() == 5);
-    ensure!(sink.recover(&orphan, &Selection::All).await?.len() == 5, "rows of nobody cannot be taken");
+    ensure!(sink.recover(&orphan, &Selection::All, &[]).await?.len() == 5, "rows of nobody cannot be taken");
     ensure!(ours(sink.scopes().await?) == ["kept", "orphan"]);
     Ok(())
 }
@@ -352,7 +354,7 @@ async fn cut_later_and_later<'a, T>(
 
 async fn dropped_change_is_all_or_nothing(subject: &impl Subject) -> Result<()> {
     let (sink, scope) = (&subject.sink(), &scope("contract", "team-a", "dropped-change"));
-    sink.recover(scope, &Selection::All).await?;
+    sink.recover(scope, &Selection::All, &[]).await?;
     let before = rows(3_000, |n| format!("{{\"replicas\":{n}}}"))?;
     sink.deliver(&delta(scope, Base::Empty, before.clone(), Vec::new(), 3_000, 1)).await?;
     let mut after = rows(3_000, |n| format!("{{\"replicas\":-{n}}}"))?;
@@ -381,7 +383,7 @@ async fn dropped_change_is_all_or_nothing(subject: &impl Subject) -> Result<()> 
 
 async fn dropped_leave_is_all_or_nothing(subject: &impl Subject) -> Result<()> {
     let (sink, scope) = (&subject.sink(), &scope("contract", "team-a", "dropped-leave"));
-    sink.recover(scope, &Selection::All).await?;
+    sink.recover(scope, &Selection::All, &[]).await?;
     let all = rows(3_000, |_| "{}".to_owned())?;
     sink.deliver(&delta(scope, Base::Empty, all, Vec::new(), 3_000, 1)).await?;
     cut_later_and_later(

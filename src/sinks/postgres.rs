@@ -48,7 +48,7 @@ use write::WriteSql;
 
 use super::mandate::Mandate;
 use super::netguard::Guard;
-use super::{Audit, Destination, Leave, Receipt, Sink, SinkError};
+use super::{Audit, Destination, Leave, Receipt, RowSink, Sink, SinkError};
 use crate::error::{Class, Classify};
 use crate::export::{Delta, Held, Scope, Selection};
 use crate::model::{Fingerprint, Row};
@@ -542,6 +542,20 @@ impl Sink for PostgresSink {
         Box::pin(async { Ok(self.try_probe().await?) })
     }
 
+    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move { self.settle(self.try_leave(scope, leave).await).await })
+    }
+
+    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>> {
+        Box::pin(async { self.settle(self.try_scopes().await).await })
+    }
+
+    fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async { self.settle(self.try_heartbeat(scopes).await).await })
+    }
+}
+
+impl RowSink for PostgresSink {
     fn fingerprint(&self, scope: &Scope, row: &Row) -> Fingerprint {
         write::fingerprint(scope, row)
     }
@@ -550,6 +564,7 @@ impl Sink for PostgresSink {
         &'a self,
         scope: &'a Scope,
         selection: &'a Selection,
+        _rows: &'a [Row],
     ) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
         Box::pin(async { self.settle(self.try_recover(scope, selection).await).await })
     }
@@ -570,17 +585,5 @@ impl Sink for PostgresSink {
 
     fn verify<'a>(&'a self, scope: &'a Scope, rows: &'a [Row]) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
         Box::pin(async { self.settle(self.try_verify(scope, rows).await).await })
-    }
-
-    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(async move { self.settle(self.try_leave(scope, leave).await).await })
-    }
-
-    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>> {
-        Box::pin(async { self.settle(self.try_scopes().await).await })
-    }
-
-    fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
-        Box::pin(async { self.settle(self.try_heartbeat(scopes).await).await })
     }
 }

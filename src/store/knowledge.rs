@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::model::{Name, Namespace, RowKey};
 
 /// So many rows may always be removed at once.
@@ -64,6 +66,57 @@ impl Knowing {
     }
 }
 
+/// Which parts of a target were listed to their end at least once in this process. Documents are made of these, and wait
+/// for the others: what is known no more stays in them as it was, like in every sink.
+#[derive(Debug)]
+pub(super) struct Met {
+    parts: BTreeSet<Namespace>,
+    /// The other parts, and since when they are missing; one empty name for a target of which nothing is resolved.
+    missing: BTreeMap<Namespace, Instant>,
+}
+
+impl Met {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { parts: BTreeSet::new(), missing: BTreeMap::from([(Namespace::new(""), now)]) }
+    }
+
+    /// Takes over where the target collects from now on.
+    pub(super) fn cover(&mut self, coverage: &Coverage, now: Instant) {
+        let before = std::mem::take(&mut self.missing);
+        let whole = Namespace::new("");
+        let wanted: Vec<&Namespace> = match coverage {
+            Coverage::Namespaces(set) => set.iter().collect(),
+            Coverage::Cluster => vec![&whole],
+            // What was met stays good for as long as nobody knows better.
+            Coverage::Unresolved if self.parts.is_empty() => vec![&whole],
+            Coverage::Unresolved => return,
+        };
+        self.parts.retain(|part| coverage.contains(part));
+        let missing = wanted.into_iter().filter(|part| !self.parts.contains(*part));
+        self.missing = missing.map(|part| (part.clone(), before.get(part).copied().unwrap_or(now))).collect();
+    }
+
+    /// Notes that a part was listed to its end.
+    pub(super) fn meet(&mut self, part: &Namespace) {
+        self.missing.remove(part);
+        self.parts.insert(part.clone());
+    }
+
+    /// Tells whether rows of a part may be shown.
+    pub(super) fn has(&self, part: &Namespace) -> bool {
+        self.parts.contains(part)
+    }
+
+    /// Tells whether any part was met.
+    pub(super) fn any(&self) -> bool {
+        !self.parts.is_empty()
+    }
+
+    pub(super) fn missing(&self) -> impl Iterator<Item = (&Namespace, Instant)> {
+        self.missing.iter().map(|(part, since)| (part, *since))
+    }
+}
+
 /// The knowledge of one table at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Knowledge {
@@ -81,5 +134,39 @@ impl Knowledge {
     /// Tells whether every part of every target is known.
     pub fn whole(&self) -> bool {
         self.complete && self.targets.values().all(Knowing::whole)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn covering(names: &[&'static str]) -> Coverage {
+        Coverage::Namespaces(Arc::new(names.iter().map(|name| Namespace::new(*name)).collect()))
+    }
+
+    #[test]
+    fn a_part_is_missing_from_when_it_was_covered_until_its_first_list_and_never_again() {
+        let start = Instant::now();
+        let later = start + Duration::from_mins(1);
+        let missing = |met: &Met| met.missing().map(|(part, since)| (part.to_string(), since)).collect::<Vec<_>>();
+        let mut met = Met::new(start);
+        assert_eq!(missing(&met), [(String::new(), start)]);
+        met.cover(&covering(&["a", "b"]), start);
+        met.cover(&covering(&["a", "b", "c"]), later);
+        met.meet(&Namespace::new("a"));
+        assert_eq!(missing(&met), [("b".to_owned(), start), ("c".to_owned(), later)]);
+        // Nobody knows where the target collects: what was met is still good, and nothing is waited for.
+        met.cover(&Coverage::Unresolved, later);
+        assert!(met.has(&Namespace::new("a")) && missing(&met).is_empty());
+        met.cover(&covering(&["a", "b"]), later);
+        assert_eq!(missing(&met), [("b".to_owned(), later)]);
+        met.cover(&covering(&["b"]), later);
+        assert!(!met.any());
+        met.cover(&Coverage::Cluster, later);
+        met.meet(&Namespace::new(""));
+        assert!(met.has(&Namespace::new("")) && missing(&met).is_empty());
     }
 }

@@ -1,7 +1,10 @@
 //! The rows of all targets of one namespace, with their digest, journal and readers.
 
+mod document;
 mod reader;
 mod target;
+
+pub use document::{Awaited, Everything, Whole};
 
 use std::collections::btree_map::Entry as Slotted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -9,9 +12,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::journal::Journal;
-use super::knowledge::{Coverage, Knowing, Knowledge};
+use super::knowledge::{Coverage, Knowing, Knowledge, Met};
 use super::{Dirt, Shared, size};
 use crate::canonical;
 use crate::model::{Body, Digest, Name, Namespace, Origin, Part, Row, RowKey, Seq, Uid};
@@ -39,6 +43,7 @@ struct Entry {
 struct Slot {
     origin: Arc<Origin>,
     knowing: Knowing,
+    met: Met,
     /// Rows in each namespace.
     rows: BTreeMap<Namespace, usize>,
     sanitized: usize,
@@ -284,6 +289,7 @@ impl Slot {
         Self {
             origin,
             knowing,
+            met: Met::new(Instant::now()),
             rows: BTreeMap::new(),
             sanitized: 0,
             failing: BTreeMap::new(),
@@ -394,6 +400,11 @@ impl Inner {
 
     fn key(&self, id: &RowId) -> RowKey {
         RowKey { target: self.names[id.target as usize].clone(), uid: id.uid.clone() }
+    }
+
+    /// Tells whether rows of that target in that namespace may be shown in a document.
+    fn met(&self, number: u32, namespace: &Namespace) -> bool {
+        self.slots.get(&number).is_some_and(|slot| slot.met.has(namespace))
     }
 
     /// Tells whether rows of that target in that namespace may be shown to readers.

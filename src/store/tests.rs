@@ -1,6 +1,8 @@
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use proptest::prelude::*;
+use tokio::time::Instant;
 
 use super::*;
 use crate::canonical;
@@ -76,6 +78,78 @@ fn a_namespace_without_targets_is_known_to_be_empty() {
     let compare = reader.plan().compare.unwrap();
     let leftover = RowKey { target: Name::new("gone"), uid: Uid::new("u9") };
     assert!(compare.rows.is_empty() && compare.knowledge.covers(&leftover, &Namespace::new("x")));
+}
+
+/// Grace of documents in these tests, and a time at which it is over.
+const GRACE: Duration = Duration::from_mins(10);
+
+fn later() -> Instant {
+    Instant::now() + 2 * GRACE
+}
+
+#[test]
+fn a_document_is_complete_or_says_what_it_lacks() {
+    let (store, target) = store();
+    put(&target, "u1", "a", "{}", 1);
+    put(&target, "u2", "b", "{}", 1);
+    let reader = store.table(&team()).reader();
+    let part =
+        |namespace: &str| crate::model::Part { target: Name::new("deploys"), namespace: Namespace::new(namespace) };
+    let Whole::Awaited(all) = reader.whole(later(), GRACE) else { panic!("nothing is known") };
+    assert_eq!((all.parts, all.until), (vec![part("a"), part("b")], None));
+    learn(&target, "a", 1);
+    let Whole::Awaited(awaited) = reader.whole(Instant::now(), GRACE) else { panic!("b is not known") };
+    assert_eq!((awaited.parts, awaited.until), (vec![part("b")], Some(awaited.since + GRACE)));
+    let Whole::Ready(lacking) = reader.whole(later(), GRACE) else { panic!("it waits for ever") };
+    assert_eq!((uids(&lacking.rows), lacking.missing), (vec!["u1".to_owned()], vec![part("b")]));
+    learn(&target, "b", 1);
+    let Whole::Ready(whole) = reader.whole(Instant::now(), GRACE) else { panic!("everything is known") };
+    assert_eq!((uids(&whole.rows), whole.missing), (vec!["u1".to_owned(), "u2".to_owned()], vec![]));
+}
+
+#[test]
+fn a_document_is_asked_for_again_only_after_a_change_that_it_shows() {
+    let (store, target) = store();
+    learn(&target, "a", 1);
+    let reader = store.table(&team()).reader();
+    let acknowledge = |reader: &Reader| {
+        let Whole::Ready(whole) = reader.whole(later(), GRACE) else { panic!("there is a change") };
+        reader.acknowledge(whole.seq);
+    };
+    acknowledge(&reader);
+    assert!(matches!(reader.whole(later(), GRACE), Whole::Nothing));
+    // Of a part that was never known.
+    put(&target, "u2", "b", "{}", 2);
+    assert!(matches!(reader.whole(later(), GRACE), Whole::Nothing));
+    put(&target, "u1", "a", "{}", 2);
+    acknowledge(&reader);
+    assert!(matches!(reader.whole(later(), GRACE), Whole::Nothing));
+    learn(&target, "b", 2);
+    acknowledge(&reader);
+    target.remove(&Uid::new("u1"));
+    acknowledge(&reader);
+    store.unregister(&team(), &Name::new("deploys"));
+    let Whole::Ready(empty) = reader.whole(later(), GRACE) else { panic!("its rows are gone") };
+    assert!(empty.rows.is_empty());
+}
+
+#[test]
+fn what_is_known_no_more_stays_in_a_document() {
+    let (store, target) = store();
+    put(&target, "u1", "a", "{}", 1);
+    put(&target, "u2", "b", "{}", 1);
+    target.sweep(|_| true, 1);
+    target.forget(&Namespace::new("b"));
+    let shown = || {
+        let Whole::Ready(whole) = store.table(&team()).reader().whole(Instant::now(), GRACE) else { return Vec::new() };
+        uids(&whole.rows)
+    };
+    assert_eq!(shown(), ["u1", "u2"]);
+    // Neither does it go while nobody knows where the target collects.
+    target.cover(&Coverage::Unresolved);
+    assert_eq!(shown(), ["u1", "u2"]);
+    target.cover(&covering(&["a"]));
+    assert_eq!(shown(), ["u1"]);
 }
 
 #[test]

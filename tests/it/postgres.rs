@@ -23,7 +23,7 @@ use kollect::sinks::TlsConfig;
 use kollect::sinks::contract::{self, Stored, Subject, Tamper};
 use kollect::sinks::netguard::Guard;
 use kollect::sinks::postgres::{PostgresConfig, PostgresPools, Provisioning, Writer};
-use kollect::sinks::{Sink, SinkError};
+use kollect::sinks::{RowSink, SinkError};
 use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
@@ -52,7 +52,7 @@ impl Bench {
         config(&self.server.dsn(&self.database))
     }
 
-    fn sink(&self) -> Arc<dyn Sink> {
+    fn sink(&self) -> Arc<dyn RowSink> {
         sink(&life("us", 0), &self.config())
     }
 }
@@ -81,7 +81,7 @@ fn life(process: &str, lease_transitions: i64) -> PostgresPools {
     PostgresPools::new(guard, writer, || "2026-03-01T10:20:31Z".parse().unwrap(), CancellationToken::new())
 }
 
-fn sink(pools: &PostgresPools, config: &PostgresConfig) -> Arc<dyn Sink> {
+fn sink(pools: &PostgresPools, config: &PostgresConfig) -> Arc<dyn RowSink> {
     Arc::new(pools.sink(config).unwrap())
 }
 
@@ -119,8 +119,8 @@ fn fixture() -> Vec<Row> {
     ]
 }
 
-async fn refused(sink: &Arc<dyn Sink>) -> SinkError {
-    sink.recover(&scope("west", "team-a", "apps"), &Selection::All).await.unwrap_err()
+async fn refused(sink: &Arc<dyn RowSink>) -> SinkError {
+    sink.recover(&scope("west", "team-a", "apps"), &Selection::All, &[]).await.unwrap_err()
 }
 
 async fn stored(database: &Database, scope: &Scope) -> Result<Stored> {
@@ -172,18 +172,18 @@ async fn number(database: &Database, sql: &str) -> i64 {
 struct Contract<'a>(&'a Bench);
 
 impl Subject for Contract<'_> {
-    fn sink(&self) -> Arc<dyn Sink> {
+    fn sink(&self) -> Arc<dyn RowSink> {
         self.0.sink()
     }
 
-    fn wrong_credentials(&self) -> Option<Arc<dyn Sink>> {
+    fn wrong_credentials(&self) -> Option<Arc<dyn RowSink>> {
         let dsn = self.0.server.dsn(&self.0.database);
         let (login, rest) = dsn.split_once('@').unwrap();
         let (login, _) = login.rsplit_once(':').unwrap();
         Some(sink(&life("us", 0), &config(&format!("{login}:wrong@{rest}"))))
     }
 
-    fn unreachable(&self) -> Arc<dyn Sink> {
+    fn unreachable(&self) -> Arc<dyn RowSink> {
         let port = kollect::lab::process::free_port().unwrap();
         sink(&life("us", 0), &config(&format!("postgres://kollect:secret@127.0.0.1:{port}/nowhere")))
     }

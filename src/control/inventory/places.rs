@@ -179,7 +179,7 @@ impl Control {
         let opened = self.parts.registry.postgres(&config);
         let sink = opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))?;
         let wanted = object.spec.as_ref().ok().and_then(|spec| spec.deletion_policy);
-        Ok((sink.destination().id == there.id).then(|| Way { sink, leave: policy(wanted) }))
+        Ok((sink.destination().id == there.id).then(|| Way { sink: sink.sink(), leave: policy(wanted) }))
     }
 
     /// Cleans up what inventories left that are gone without a trace.

@@ -11,6 +11,9 @@ use crate::api::v1alpha1::{KollectInventoryStatus, SinkExport};
 use crate::deliver::Report;
 use crate::error::Class;
 
+/// Goes before what a document lacks.
+const WITHOUT: &str = "; written without what was never listed: ";
+
 /// How one sink stands, for the status.
 #[derive(Debug, Clone)]
 pub(super) struct SinkView {
@@ -18,6 +21,8 @@ pub(super) struct SinkView {
     pub(super) state: SinkState,
     pub(super) report: Report,
     pub(super) interval: Duration,
+    /// What a document was written without, and why.
+    pub(super) lacks: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub(super) enum SinkState {
     Debounced,
     /// Nothing has been delivered yet, and nothing is wrong.
     Pending(String),
+    /// A document waits for what is not known yet, and nothing is wrong.
+    Awaiting(String),
     Failing(Failing),
 }
 
@@ -41,12 +48,16 @@ impl SinkView {
             SinkState::Exported => (
                 ConditionStatus::True,
                 reasons::EXPORTED,
-                format!("{} row(s), all changes are in the sink", self.report.rows),
+                format!("{} row(s), all changes are in the sink{}", self.report.rows, without(self.lacks.as_deref())),
             ),
             SinkState::Debounced => {
-                (ConditionStatus::True, reasons::DEBOUNCED, format!("a change waits for the interval of {interval}"))
+                let lacks = without(self.lacks.as_deref());
+                let message = format!("a change waits for the interval of {interval}{lacks}");
+                (ConditionStatus::True, reasons::DEBOUNCED, message)
             }
-            SinkState::Pending(why) => (ConditionStatus::False, reasons::PROGRESSING, why.clone()),
+            SinkState::Pending(why) | SinkState::Awaiting(why) => {
+                (ConditionStatus::False, reasons::PROGRESSING, why.clone())
+            }
             SinkState::Failing(failing) => {
                 let reason = match failing.reason {
                     reasons::NOT_SERVED
@@ -70,7 +81,7 @@ impl SinkView {
             last_checksum: self
                 .report
                 .checksum
-                .map(|digest| digest.to_string())
+                .clone()
                 .or_else(|| old.map(|old| old.last_checksum.clone()))
                 .unwrap_or_default(),
             lag: behind.then(|| lag.into()),
@@ -90,13 +101,18 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
             _ => None,
         })
         .collect();
-    let pending: Vec<&SinkView> = views.iter().filter(|view| matches!(view.state, SinkState::Pending(_))).collect();
+    let pending: Vec<&SinkView> =
+        views.iter().filter(|view| matches!(view.state, SinkState::Pending(_) | SinkState::Awaiting(_))).collect();
     let good = views.len() - failing.len() - pending.len();
     let terminal = failing.iter().all(|(_, failing)| failing.class != Class::Transient);
     let messages: Vec<String> = failing.iter().map(|(name, failing)| format!("{name}: {}", failing.message)).collect();
     let message = messages.join("; ");
     let not_served = failing.iter().find(|(_, failing)| failing.reason == reasons::NOT_SERVED);
-    let unfinished = if whole { "" } else { "; parts of the targets are not listed yet" };
+    let unfinished = match views.iter().find_map(|view| view.lacks.as_deref()) {
+        None if whole => String::new(),
+        None => "; parts of the targets are not listed yet".to_owned(),
+        lacks => without(lacks),
+    };
 
     let mut found = Vec::new();
     if views.is_empty() {
@@ -122,11 +138,12 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
         return (found, None);
     }
     if failing.is_empty() {
-        let why = match &pending.first().map(|view| &view.state) {
-            Some(SinkState::Pending(why)) => why.as_str(),
-            _ => "",
+        let (what, why) = match &pending.first().map(|view| &view.state) {
+            Some(SinkState::Pending(why)) => ("have had no delivery yet", why.as_str()),
+            Some(SinkState::Awaiting(why)) => ("wait", why.as_str()),
+            _ => ("wait", ""),
         };
-        let message = format!("{} of {} sink(s) have had no delivery yet: {why}", pending.len(), views.len());
+        let message = format!("{} of {} sink(s) {what}: {why}", pending.len(), views.len());
         found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PROGRESSING, &message));
         return (found, None);
     }
@@ -157,6 +174,11 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
     found.push(finding(types::SINK_REACHABLE, ConditionStatus::False, reason, &message));
     let class = if terminal { Class::Terminal } else { Class::Transient };
     (found, Some(class))
+}
+
+/// Returns what is added to a message of what was written.
+fn without(lacks: Option<&str>) -> String {
+    lacks.map_or_else(String::new, |lacks| format!("{WITHOUT}{lacks}"))
 }
 
 /// Tells whether a reason says more than "the export failed".
@@ -201,7 +223,8 @@ fn quiet(conditions: &mut [Condition]) {
     for condition in conditions {
         if [reasons::EXPORTED, reasons::DEBOUNCED, reasons::APPROACHING_EXPORT_CAP].contains(&condition.reason.as_str())
         {
-            condition.message.clear();
+            let lacks = condition.message.find(WITHOUT).unwrap_or(condition.message.len());
+            condition.message.drain(..lacks);
             reasons::EXPORTED.clone_into(&mut condition.reason);
         }
     }
@@ -212,7 +235,13 @@ mod tests {
     use super::*;
 
     fn view(name: &str, state: SinkState) -> SinkView {
-        SinkView { name: name.to_owned(), state, report: Report::default(), interval: Duration::from_secs(30) }
+        SinkView {
+            name: name.to_owned(),
+            state,
+            report: Report::default(),
+            interval: Duration::from_secs(30),
+            lacks: None,
+        }
     }
 
     fn failing(reason: &'static str, class: Class) -> SinkState {
@@ -261,10 +290,50 @@ mod tests {
                 ],
             ),
             (&[view("database/f", SinkState::Pending("soon".into()))], &["Synced=False/Progressing"]),
+            (&[good(), view("snapshot/g", SinkState::Awaiting("x".into()))], &["Synced=False/Progressing"]),
         ];
         for (views, want) in cases {
             assert_eq!(said(views), *want);
         }
+    }
+
+    #[test]
+    fn what_a_document_waits_for_and_what_it_lacks_is_said_at_the_sink_and_above() {
+        let now = Time(jiff::Timestamp::UNIX_EPOCH);
+        let status = |view: &SinkView, before: &KollectInventoryStatus| {
+            let (found, _) = findings(std::slice::from_ref(view), 7, false);
+            KollectInventoryStatus {
+                conditions: merge(&[], &found, 1, &now),
+                sink_exports: vec![view.export(before, 1, &now)],
+                ..KollectInventoryStatus::default()
+            }
+        };
+        let said = |status: &KollectInventoryStatus| {
+            let of_sink = status.sink_exports.iter().flat_map(|export| &export.conditions);
+            let all = of_sink.chain(&status.conditions).map(|found| format!("{}: {}", found.reason, found.message));
+            all.collect::<Vec<_>>()
+        };
+        let good = status(&view("snapshot/g", SinkState::Exported), &KollectInventoryStatus::default());
+        let waits = status(&view("snapshot/g", SinkState::Awaiting("the document waits for b".into())), &good);
+        assert_eq!(
+            said(&waits),
+            ["Progressing: the document waits for b", "Progressing: 1 of 1 sink(s) wait: the document waits for b"]
+        );
+        let lacking = |lacks: &str| {
+            let view = SinkView { lacks: Some(lacks.to_owned()), ..view("snapshot/g", SinkState::Exported) };
+            status(&view, &good)
+        };
+        let without = "written without what was never listed: target \"t\" in b (denied)";
+        let lacks = lacking("target \"t\" in b (denied)");
+        assert_eq!(
+            said(&lacks)[..2],
+            [
+                format!("Exported: 0 row(s), all changes are in the sink; {without}"),
+                format!("Exported: exported 7 item(s) across 1 sink(s); {without}"),
+            ]
+        );
+        assert_ne!(substance(&good), substance(&lacks));
+        assert_ne!(substance(&lacking("target \"t\" in c (denied)")), substance(&lacks));
     }
 
     #[test]

@@ -2,9 +2,9 @@ use futures::future::BoxFuture;
 
 use super::*;
 use crate::api::v1alpha1::Kind;
-use crate::export::{Delta, Held, Scope, Selection};
-use crate::model::{Fingerprint, Name, Namespace, ObjectKey, Row};
-use crate::sinks::{Audit, Destination, Leave, Receipt, SinkError};
+use crate::export::Scope;
+use crate::model::{Name, Namespace, ObjectKey};
+use crate::sinks::{Destination, Leave, Receipt, SinkError};
 
 /// What a sink answers to a probe.
 #[derive(Debug, Clone, Copy)]
@@ -45,26 +45,6 @@ impl Sink for Scripted {
                 Answer::Hangs => std::future::pending().await,
             }
         })
-    }
-
-    fn fingerprint(&self, _: &Scope, _: &Row) -> Fingerprint {
-        only_probed()
-    }
-
-    fn recover<'a>(&'a self, _: &'a Scope, _: &'a Selection) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
-        only_probed()
-    }
-
-    fn deliver<'a>(&'a self, _: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        only_probed()
-    }
-
-    fn audit<'a>(&'a self, _: &'a Scope) -> BoxFuture<'a, Result<Audit, SinkError>> {
-        only_probed()
-    }
-
-    fn verify<'a>(&'a self, _: &'a Scope, _: &'a [Row]) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
-        only_probed()
     }
 
     fn leave<'a>(&'a self, _: &'a Scope, _: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {

@@ -12,7 +12,7 @@ use crate::error::Class;
 use crate::export::{Base, Delta, Held, Scope, Selection};
 use crate::metrics::SinkType;
 use crate::model::{Fingerprint, Namespace, Row, RowKey};
-use crate::sinks::{Audit, Destination, Leave, Receipt, Refused, Sink, SinkError};
+use crate::sinks::{Audit, Destination, Leave, Receipt, Refused, RowSink, Sink, SinkError};
 
 /// A row as the sink stores it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -189,11 +189,38 @@ impl Sink for Memory {
         })
     }
 
+    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {
+        Box::pin(async move {
+            let mut stored = self.stored.lock();
+            if let Some(wrong) = stored.failures.pop() {
+                return Err(wrong.error());
+            }
+            let deleted = if leave == Leave::Delete { std::mem::take(&mut stored.rows).len() as u64 } else { 0 };
+            stored.left.push((scope.clone(), leave));
+            Ok(Receipt { deleted, ..Receipt::default() })
+        })
+    }
+
+    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>> {
+        Box::pin(async { Ok(self.stored.lock().scopes.clone()) })
+    }
+
+    fn heartbeat<'a>(&'a self, _: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+impl RowSink for Memory {
     fn fingerprint(&self, _: &Scope, row: &Row) -> Fingerprint {
         print(row)
     }
 
-    fn recover<'a>(&'a self, _: &'a Scope, selection: &'a Selection) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
+    fn recover<'a>(
+        &'a self,
+        _: &'a Scope,
+        selection: &'a Selection,
+        _: &'a [Row],
+    ) -> BoxFuture<'a, Result<Vec<Held>, SinkError>> {
         let mut held = self.stored.lock().held(|_, cell| Some(cell.fingerprint));
         if let Selection::Parts(parts) = selection {
             let selected = |held: &Held| {
@@ -231,30 +258,10 @@ impl Sink for Memory {
         let held = self.stored.lock().held(|key, cell| equal(key, cell).then_some(cell.fingerprint));
         Box::pin(async { Ok(held) })
     }
-
-    fn leave<'a>(&'a self, scope: &'a Scope, leave: Leave) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        Box::pin(async move {
-            let mut stored = self.stored.lock();
-            if let Some(wrong) = stored.failures.pop() {
-                return Err(wrong.error());
-            }
-            let deleted = if leave == Leave::Delete { std::mem::take(&mut stored.rows).len() as u64 } else { 0 };
-            stored.left.push((scope.clone(), leave));
-            Ok(Receipt { deleted, ..Receipt::default() })
-        })
-    }
-
-    fn scopes(&self) -> BoxFuture<'_, Result<Vec<Scope>, SinkError>> {
-        Box::pin(async { Ok(self.stored.lock().scopes.clone()) })
-    }
-
-    fn heartbeat<'a>(&'a self, _: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
-        Box::pin(async { Ok(()) })
-    }
 }
 
 impl Wrong {
-    fn error(self) -> SinkError {
+    pub(super) fn error(self) -> SinkError {
         match self {
             Self::Refused(class) => SinkError::new(class, "ExportFailed", "scripted"),
             Self::Silent | Self::Unheard => {

@@ -3,12 +3,16 @@
 //! The real store, schedule and delivery task run in paused time; the model is a map of what the cluster has. Checked
 //! after every step: nothing that the cluster has is deleted, nothing that it never had is written, nothing is written
 //! twice, intervals hold. Checked at the end, when everything is known and answers: the sink equals the cluster.
+//!
+//! A sink of documents runs beside the one of rows. Each of its documents is what this process knew at one moment, none
+//! goes back behind the one before it, none lacks a part before the grace is over, and none is published for nothing.
 
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
 
+use super::archive::{Archive, Items};
 use super::*;
 
 const PARTS: [&str; 3] = ["a", "b", "c"];
@@ -35,7 +39,7 @@ enum Step {
     /// An audit is asked for.
     Audit,
     /// Time goes by.
-    Wait { seconds: u8 },
+    Wait { seconds: u16 },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -49,7 +53,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..40u8).prop_map(|seconds| Step::Interval { seconds }),
         1 => (0..UIDS, 0..3u8).prop_map(|(uid, how)| Step::Tamper { uid, how }),
         1 => Just(Step::Audit),
-        4 => (0..90u8).prop_map(|seconds| Step::Wait { seconds }),
+        4 => (0..90u16).prop_map(|seconds| Step::Wait { seconds }),
+        1 => (300..900u16).prop_map(|seconds| Step::Wait { seconds }),
     ]
 }
 
@@ -61,6 +66,31 @@ struct Cluster {
     gone: BTreeSet<u8>,
     watched: BTreeSet<usize>,
     mark: u32,
+}
+
+/// What a document may be at one moment of this process: by part, for those that were ever listed to their end.
+type Known = BTreeMap<usize, BTreeMap<u8, u8>>;
+
+/// What is to be expected of documents.
+struct Papers {
+    archive: Arc<Archive>,
+    /// When this process began.
+    born: Instant,
+    /// All that this process ever knew, in its order.
+    known: Vec<Known>,
+    /// The first entry of `known` that the next document may show.
+    from: usize,
+    /// Documents that were looked at.
+    seen: usize,
+    /// How often there was something to publish for, and how often there was when the last document came.
+    causes: usize,
+    used: usize,
+    /// Documents of this process that nothing but an audit can explain.
+    audits: usize,
+    /// Whether the last answer arrived, and whether any publication of this process failed.
+    heard: bool,
+    failed: bool,
+    last_write: Option<(Instant, bool)>,
 }
 
 struct World {
@@ -76,6 +106,92 @@ struct World {
     /// When something happened last that does not wait for the interval.
     urgent: Instant,
     tampered: bool,
+    papers: Papers,
+}
+
+impl Papers {
+    fn new() -> Self {
+        Self {
+            archive: Archive::new(&[]),
+            born: Instant::now(),
+            known: vec![Known::new()],
+            from: 0,
+            seen: 0,
+            causes: 0,
+            used: 0,
+            audits: 0,
+            heard: true,
+            failed: false,
+            last_write: None,
+        }
+    }
+
+    /// Begins with a new process.
+    fn restart(&mut self) {
+        self.born = Instant::now();
+        self.known = vec![Known::new()];
+        (self.from, self.audits) = (0, 0);
+        self.failed = !self.archive.shelves.lock().failures.is_empty();
+        self.cause();
+    }
+
+    fn cause(&mut self) {
+        self.causes += 1;
+    }
+
+    /// Notes what the process knows from now on.
+    fn learn(&mut self, change: impl FnOnce(&mut Known)) {
+        let mut known = self.known.last().cloned().unwrap_or_default();
+        change(&mut known);
+        if self.known.last() != Some(&known) {
+            self.known.push(known);
+            self.cause();
+        }
+    }
+
+    fn check(&mut self, interval: Duration, urgent: Instant, tampered: bool) -> Result<(), TestCaseError> {
+        let shelves = self.archive.shelves.lock();
+        for published in shelves.published.iter().skip(self.seen) {
+            let shows = |known: &Known| !known.is_empty() && items(known.values()) == published.items;
+            let moment = self.known.iter().skip(self.from).position(shows);
+            prop_assert!(moment.is_some(), "never known, or not any more: {:?}", published.items);
+            let patient = published.at >= self.born + GRACE;
+            // The earliest moment that a document can be of may lack a part that a later, equal one has.
+            let complete = |known: &Known| known.len() == PARTS.len() && shows(known);
+            prop_assert!(
+                patient || self.known.iter().skip(self.from).any(complete),
+                "too early: {:?}",
+                published.items
+            );
+            self.from += moment.unwrap_or_default();
+            if self.used == self.causes && self.heard {
+                self.audits += 1;
+            }
+            let passed = (published.at - self.born).as_secs() / AUDIT.as_secs();
+            prop_assert!(self.failed || self.audits as u64 <= 1 + passed, "published for nothing");
+            self.used = self.causes;
+            self.heard = published.heard;
+            if published.written
+                && let Some((last, heard)) = self.last_write.replace((published.at, published.heard))
+            {
+                let early = published.at < last + interval && urgent + GATHER < last;
+                prop_assert!(!early || tampered || !heard, "written {:?} after the last write", published.at - last);
+            }
+        }
+        self.seen = shelves.published.len();
+        Ok(())
+    }
+}
+
+/// Returns the items of a document with these objects.
+fn items<'a>(parts: impl Iterator<Item = &'a BTreeMap<u8, u8>> + Clone) -> Items {
+    // A document is in the order of namespaces, names and UIDs, and all objects have one name.
+    let objects = parts.flat_map(|part| {
+        let mut part: Vec<(String, u8)> = part.iter().map(|(uid, value)| (format!("u{uid}"), *value)).collect();
+        part.sort();
+        part
+    });
+    objects.map(|(uid, value)| (row_key(&uid), "x".to_owned(), format!("{{\"v\":{value}}}").into_bytes())).collect()
 }
 
 fn namespace(part: usize) -> Namespace {
@@ -100,13 +216,17 @@ impl World {
             last_write: None,
             urgent: Instant::now(),
             tampered: false,
+            papers: Papers::new(),
         };
         world.bind().await;
         world
     }
 
     async fn bind(&self) {
-        self.life.bind(&self.sink, self.interval, &self.revision.to_string()).await;
+        let revision = self.revision.to_string();
+        self.life.bind(&self.sink, self.interval, &revision).await;
+        let archive = Backend::Documents(self.papers.archive.clone());
+        self.life.bind_to(document_key(), archive, self.interval, &revision).await;
     }
 
     fn apply(&self, uid: u8) {
@@ -128,6 +248,19 @@ impl World {
         }
         self.life.target.sweep(|name| *name == namespace(part), self.cluster.mark);
         self.urgent = Instant::now();
+        self.papers.cause();
+        self.know();
+    }
+
+    /// Notes what the process knows now: what it watches, and the rest as it was.
+    fn know(&mut self) {
+        let Cluster { objects, watched, .. } = &self.cluster;
+        self.papers.learn(|known| {
+            for part in watched {
+                let here = objects.iter().filter(|(_, (place, _))| place == part);
+                known.insert(*part, here.map(|(uid, (_, value))| (*uid, *value)).collect());
+            }
+        });
     }
 
     fn remove(&mut self, uid: u8) {
@@ -157,6 +290,9 @@ impl World {
             Step::Break { wrong, times } => {
                 let wrong = [Wrong::Refused(Class::Transient), Wrong::Silent, Wrong::Unheard][wrong];
                 self.sink.stored.lock().failures = vec![wrong; times];
+                self.papers.archive.shelves.lock().failures = vec![wrong; times];
+                self.papers.failed = true;
+                self.papers.cause();
                 // Written and not heard of is written again, as far as anybody can tell.
                 self.urgent = Instant::now();
             }
@@ -165,16 +301,19 @@ impl World {
                 drop(dead);
                 self.cluster.watched.clear();
                 self.urgent = Instant::now();
+                self.papers.restart();
                 self.bind().await;
             }
             Step::Interval { seconds } => {
                 self.interval = Duration::from_secs(seconds.into());
                 self.revision += 1;
                 self.urgent = Instant::now();
+                self.papers.cause();
                 self.bind().await;
             }
             Step::Tamper { uid, how } => {
                 self.tampered = true;
+                self.papers.archive.edit(&scope(), |kept| kept.items.truncate(usize::from(uid) / 2));
                 self.sink.edit(|rows| {
                     let key = row_key(&format!("u{uid}"));
                     match how {
@@ -190,14 +329,17 @@ impl World {
             }
             Step::Audit => {
                 self.urgent = Instant::now();
+                self.papers.cause();
                 self.life.deliveries.audit(object("apps")).await;
             }
             Step::Wait { seconds } => tokio::time::sleep(Duration::from_secs(seconds.into())).await,
         }
+        self.know();
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
     fn check(&mut self) -> Result<(), TestCaseError> {
+        self.papers.check(self.interval, self.urgent, self.tampered)?;
         let stored = self.sink.stored.lock();
         for taken in stored.taken.iter().skip(self.seen) {
             for key in &taken.deletes {
@@ -225,6 +367,7 @@ impl World {
     /// Makes everything known and sound, and compares.
     async fn settle(mut self) -> Result<(), TestCaseError> {
         self.sink.stored.lock().failures.clear();
+        self.papers.archive.shelves.lock().failures.clear();
         (0..PARTS.len()).for_each(|part| self.list(part));
         tokio::time::sleep(REPROBE + 2 * self.interval + Duration::from_mins(2)).await;
         self.life.deliveries.audit(object("apps")).await;
@@ -236,12 +379,23 @@ impl World {
             .map(|(uid, (_, value))| (row_key(&format!("u{uid}")), format!("{{\"v\":{value}}}").into_bytes()))
             .collect();
         prop_assert_eq!(&self.sink.stored.lock().contents(), &want);
+        let known = self.papers.known.last().cloned().unwrap_or_default();
+        prop_assert_eq!(self.papers.archive.items(&scope()), Some(items(known.values())));
+        prop_assert_eq!(items(known.values()).len(), want.len());
         let deliveries = self.sink.deliveries().len();
-        let report = self.life.deliveries.reports().get(&binding_key()).unwrap_or_default();
-        prop_assert!(report.is_current() && report.behind_since.is_none(), "{:?}", report);
+        let published = self.papers.archive.shelves.lock().published.len();
+        for key in [binding_key(), document_key()] {
+            let report = self.life.deliveries.reports().get(&key).unwrap_or_default();
+            prop_assert!(report.is_current() && report.behind_since.is_none() && report.gap.is_none(), "{:?}", report);
+        }
         // From now on nothing changes, and nothing is written.
         tokio::time::sleep(3 * AUDIT).await;
         prop_assert_eq!(self.sink.deliveries().len(), deliveries);
+        let audits: Vec<bool> = {
+            let shelves = self.papers.archive.shelves.lock();
+            shelves.published.iter().skip(published).map(|published| published.written).collect()
+        };
+        prop_assert_eq!(audits, [false; 3]);
         self.life.end().await;
         Ok(())
     }

@@ -28,7 +28,7 @@ use crate::secret::Secret;
 use crate::sinks::TlsConfig;
 use crate::sinks::netguard::Guard;
 use crate::sinks::postgres::{PostgresConfig, PostgresPools, PostgresSink, Provisioning, Writer};
-use crate::sinks::{Sink, contract};
+use crate::sinks::{RowSink, contract};
 
 const TABLE: &str = "items";
 
@@ -126,7 +126,7 @@ impl Stage<'_> {
     async fn make(&mut self, table: &str) -> Result<()> {
         self.admin.batch_execute(&format!("DROP TABLE IF EXISTS {table}, {table}_state")).await?;
         let (pools, sink) = self.life(table)?;
-        sink.recover(&scope(), &Selection::All).await?;
+        sink.recover(&scope(), &Selection::All, &[]).await?;
         pools.close().await;
         Ok(())
     }
@@ -138,7 +138,7 @@ impl Stage<'_> {
         let rows = self.rows.clone();
         self.checkpoint().await?;
         let started = Instant::now();
-        ensure!(sink.recover(&scope(), &Selection::All).await?.is_empty(), "the scope is not empty");
+        ensure!(sink.recover(&scope(), &Selection::All, &[]).await?.is_empty(), "the scope is not empty");
         let compared = started.elapsed().as_secs_f64();
         self.deliver(&sink, Base::Empty, rows).await?;
         let seconds = started.elapsed().as_secs_f64();
@@ -172,7 +172,7 @@ impl Stage<'_> {
         self.admin.batch_execute(&format!("VACUUM (ANALYZE) {TABLE}")).await?;
         let (pools, sink) = self.life(TABLE)?;
         // As at any start, and not part of a delta: connect, claim, compare.
-        ensure!(sink.recover(&scope(), &Selection::All).await?.len() == self.rows.len(), "rows are missing");
+        ensure!(sink.recover(&scope(), &Selection::All, &[]).await?.len() == self.rows.len(), "rows are missing");
         let writes = self.server.row_writes(&self.admin, TABLE).await?;
         let mut measured = Vec::new();
         for turn in 0..DELTAS {

@@ -64,6 +64,7 @@ impl Tally {
             deleted: u64::try_from(self.deleted).unwrap_or(0),
             bytes: self.bytes,
             refused,
+            checksum: None,
         }
     }
 }

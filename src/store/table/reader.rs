@@ -76,7 +76,7 @@ impl Drop for Reader {
 
 impl Inner {
     /// Returns which parts a reader at `hold` has never compared.
-    fn learned_since(&self, hold: Seq) -> Option<Selection> {
+    pub(super) fn learned_since(&self, hold: Seq) -> Option<Selection> {
         let news: Vec<&Learned> = self.learned.iter().filter(|(seq, _)| *seq > hold).collect();
         if news.is_empty() {
             return None;

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use tokio::time::Instant;
+
 use super::{Entry, Inner, RowId, Slot, Target};
 use crate::model::{Body, Namespace, Origin, Part, Row, Uid};
 use crate::store::{Coverage, Dirt, size};
@@ -22,6 +24,7 @@ impl Target {
             return;
         }
         let before = std::mem::replace(&mut slot.knowing.coverage, coverage.clone());
+        slot.met.cover(coverage, Instant::now());
         let kept: BTreeSet<Namespace> =
             slot.knowing.known.iter().filter(|namespace| coverage.contains(namespace)).cloned().collect();
         slot.knowing.known = kept;
@@ -181,6 +184,9 @@ impl Target {
             .filter(|namespace| !slot.refused.contains_key(namespace))
             .filter(|namespace| slot.knowing.known.insert(namespace.clone()))
             .collect();
+        for namespace in &gained {
+            slot.met.meet(namespace);
+        }
         let stale: Vec<RowId> = inner
             .of_target(self.number)
             .filter(|(_, entry)| within(&entry.namespace) && entry.mark < mark)

@@ -24,7 +24,7 @@ async fn audit_of_tables_that_are_not_there_is_drift_and_makes_none() {
     assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Drifted);
     assert_eq!(number(&database, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, 0);
 
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Drifted, "nothing was delivered so far");
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Intact);
@@ -40,7 +40,7 @@ async fn audit_of_tables_that_are_not_there_is_drift_and_makes_none() {
 async fn audit_reads_and_claims_nothing() {
     let Some(bench) = Bench::new("audit_reads").await else { return };
     let (us, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    us.recover(&scope, &Selection::All).await.unwrap();
+    us.recover(&scope, &Selection::All, &[]).await.unwrap();
     us.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     let admin = bench.server.connect_admin(&bench.database).await.unwrap();
     let role = "CREATE ROLE auditor LOGIN PASSWORD 'a'; GRANT SELECT ON items, items_state TO auditor";
@@ -59,7 +59,7 @@ async fn each_edited_column_is_mended_and_no_other_row_is_touched() {
     let Some(bench) = Bench::new("edits").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let all = rows(2_500, |n| format!("{{\"replicas\":{n}}}")).unwrap();
     sink.deliver(&delta(&scope, Base::Empty, all.clone(), Vec::new(), 2_500, 1)).await.unwrap();
     let victim = "0000052a-0000-4000-8000-000000000000";
@@ -93,7 +93,7 @@ async fn edited_row_is_mended_by_a_delivery_that_has_it() {
     let Some(bench) = Bench::new("edited").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     database.batch_execute("UPDATE items SET payload = '{}' WHERE target_name = 'configs'").await.unwrap();
     let before = versions(&database).await;
@@ -108,7 +108,7 @@ async fn edited_row_is_mended_by_a_delivery_that_has_it() {
 async fn hundred_thousand_rows_are_audited_changed_and_left_in_little_time() {
     let Some(bench) = Bench::new("large").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let attributes =
         |n: u32, round: u32| format!("{{\"image\":\"registry.example/team/app:{n}\",\"replicas\":{round}}}");
     let all = rows(100_000, |n| attributes(n, 0)).unwrap();

@@ -44,7 +44,7 @@ async fn sinks_of_one_destination_share_two_connections() {
     let sinks: Vec<_> = (0..6).map(|_| sink(&pools, &bench.config())).collect();
     let scopes: Vec<_> = (0..6).map(|n| scope("west", "team-a", &format!("inv-{n}"))).collect();
     let all = Selection::All;
-    let work = sinks.iter().zip(&scopes).map(|(sink, scope)| sink.recover(scope, &all));
+    let work = sinks.iter().zip(&scopes).map(|(sink, scope)| sink.recover(scope, &all, &[]));
     for outcome in futures::future::join_all(work).await {
         outcome.unwrap();
     }

@@ -48,7 +48,7 @@ async fn old_table_is_brought_up_to_date_beside_its_writers() {
     assert!(probed.ends_with("is of an earlier release and will be brought up to date"), "{probed}");
     assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Drifted);
 
-    let held = sink.recover(&scope, &Selection::All).await.unwrap();
+    let held = sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     assert!(held.len() == 3 && held.iter().all(|row| row.fingerprint.is_none()), "{held:?}");
     let Difference { upserts, deletes, .. } =
         compare(fixture(), held, |_, _| true, |row| sink.fingerprint(&scope, row));
@@ -100,7 +100,7 @@ async fn old_table_is_brought_up_to_date_once_by_many_at_the_same_moment() {
         async move {
             let sink = bench.sink();
             // As the caller does, without its backoff.
-            while let Err(error) = sink.recover(&scope, &Selection::All).await {
+            while let Err(error) = sink.recover(&scope, &Selection::All, &[]).await {
                 assert_eq!(error.class(), Class::Transient, "{}", chain(&error));
             }
         }
@@ -124,10 +124,10 @@ async fn index_that_was_never_finished_is_built_again() {
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     // Somebody who builds an index holds this lock.
     database.batch_execute("BEGIN; LOCK TABLE items IN SHARE UPDATE EXCLUSIVE MODE").await.unwrap();
-    let error = sink.recover(&scope, &Selection::All).await.unwrap_err();
+    let error = sink.recover(&scope, &Selection::All, &[]).await.unwrap_err();
     assert_eq!((error.class(), error.fault()), (Class::Transient, Fault::Delivery), "{}", chain(&error));
     database.batch_execute("ROLLBACK").await.unwrap();
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let valid = "SELECT count(*) FROM pg_index WHERE indrelid = 'items'::regclass AND indisvalid";
     assert_eq!(number(&database, valid).await, 2);
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();

@@ -17,7 +17,7 @@ async fn server_that_was_away_is_found_again() {
     let server = lab.postgres();
     server.create_database("away").await.unwrap();
     let (sink, scope) = (sink(&life("us", 0), &config(&server.dsn("away"))), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     server.stop().await.unwrap();
     for _ in 0..3 {
         let error = sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap_err();
@@ -34,7 +34,7 @@ async fn server_killed_while_rows_stream_in_keeps_none_of_them() {
     let server = lab.postgres();
     server.create_database("killed").await.unwrap();
     let (sink, scope) = (sink(&life("us", 0), &config(&server.dsn("killed"))), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let many = rows(60_000, |n| format!("{{\"replicas\":{n}}}")).unwrap();
     let attempt = delta(&scope, Base::Empty, many, Vec::new(), 60_000, 1);
     let (outcome, ()) = tokio::join!(sink.deliver(&attempt), async {
@@ -44,16 +44,16 @@ async fn server_killed_while_rows_stream_in_keeps_none_of_them() {
     let error = outcome.unwrap_err();
     assert_eq!((error.class(), error.fault()), (Class::Transient, Fault::Destination), "{}", chain(&error));
     server.restart().await.unwrap();
-    assert_eq!(sink.recover(&scope, &Selection::All).await.unwrap().len(), 0);
+    assert_eq!(sink.recover(&scope, &Selection::All, &[]).await.unwrap().len(), 0);
     sink.deliver(&attempt).await.unwrap();
-    assert_eq!(sink.recover(&scope, &Selection::All).await.unwrap().len(), 60_000);
+    assert_eq!(sink.recover(&scope, &Selection::All, &[]).await.unwrap().len(), 60_000);
 }
 
 #[tokio::test]
 async fn lock_that_somebody_holds_is_waited_for_and_then_transient() {
     let Some(bench) = Bench::new("locks").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let database = bench.connect().await;
     database.batch_execute("BEGIN; LOCK TABLE items IN EXCLUSIVE MODE").await.unwrap();
     let error = sink.deliver(&delta(&scope, Base::Filled, fixture(), Vec::new(), 3, 1)).await.unwrap_err();
@@ -71,7 +71,7 @@ async fn lock_that_somebody_holds_is_waited_for_and_then_transient() {
 async fn read_only_server_is_transient() {
     let Some(bench) = Bench::new("read_only").await else { return };
     let sink = bench.sink();
-    sink.recover(&scope("west", "team-a", "apps"), &Selection::All).await.unwrap();
+    sink.recover(&scope("west", "team-a", "apps"), &Selection::All, &[]).await.unwrap();
     let name = &bench.database;
     let admin = bench.server.connect_admin("postgres").await.unwrap();
     admin.batch_execute(&format!("ALTER DATABASE {name} SET default_transaction_read_only = on")).await.unwrap();
@@ -86,7 +86,7 @@ async fn statement_that_takes_too_long_is_ended_by_the_server_and_transient() {
     let Some(bench) = Bench::new("slow").await else { return };
     let config = PostgresConfig { statement_timeout: Some(Duration::from_millis(200)), ..bench.config() };
     let (sink, scope) = (sink(&life("us", 0), &config), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(60); RETURN NEW; \
                 END $$; CREATE TRIGGER slow BEFORE INSERT ON items FOR EACH ROW EXECUTE FUNCTION slow()";
     bench.connect().await.batch_execute(slow).await.unwrap();

@@ -15,7 +15,7 @@ async fn row_that_a_check_refuses_is_named_and_all_others_are_written() {
     let Some(bench) = Bench::new("check").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let check =
         "ALTER TABLE items ADD CONSTRAINT lucky CHECK (payload #>> '{attributes,replicas}' NOT IN ('13', '1300'))";
     database.batch_execute(check).await.unwrap();
@@ -48,7 +48,7 @@ async fn what_a_trigger_raises_and_what_is_too_long_for_the_index_is_refused_alo
     let Some(bench) = Bench::new("trigger").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let function = "CREATE FUNCTION judge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
                     IF NEW.payload ->> 'name' = 'api' THEN RAISE EXCEPTION 'no api here'; END IF; RETURN NEW; END $$; ";
     // Deferred: it would be raised by the commit.
@@ -76,7 +76,7 @@ async fn unique_index_of_somebody_is_named_with_the_statement_that_drops_it() {
     let Some(bench) = Bench::new("unique").await else { return };
     let (sink, west, east) = (bench.sink(), scope("west", "team-a", "apps"), scope("east", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&west, &Selection::All).await.unwrap();
+    sink.recover(&west, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&west, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     database.batch_execute("CREATE UNIQUE INDEX odd ON items (source_uid)").await.unwrap();
     // A row that moves from one target to another needs its old key to go first.
@@ -86,7 +86,7 @@ async fn unique_index_of_somebody_is_named_with_the_statement_that_drops_it() {
     let receipt = sink.deliver(&change).await.unwrap();
     assert_eq!((receipt.written, receipt.deleted, receipt.refused.len()), (1, 1, 0));
 
-    sink.recover(&east, &Selection::All).await.unwrap();
+    sink.recover(&east, &Selection::All, &[]).await.unwrap();
     let attempt = delta(&east, Base::Filled, fixture(), Vec::new(), 3, 1);
     let receipt = sink.deliver(&attempt).await.unwrap();
     assert_eq!((receipt.written, receipt.refused.len()), (0, 3));
@@ -105,7 +105,7 @@ async fn too_many_refused_rows_are_a_failure_and_write_nothing() {
     let Some(bench) = Bench::new("too_many").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let check = "ALTER TABLE items ADD CONSTRAINT none CHECK (payload #>> '{attributes,replicas}' = '0')";
     database.batch_execute(check).await.unwrap();
     let attempt = |count: u32| {
@@ -125,7 +125,7 @@ async fn delete_that_is_refused_fails_the_delivery() {
     let Some(bench) = Bench::new("kept").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     let trigger = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'kept'; END $$; \
                    CREATE TRIGGER keep BEFORE DELETE ON items FOR EACH ROW EXECUTE FUNCTION keep()";
@@ -144,7 +144,7 @@ async fn careful_delivery_that_is_dropped_is_all_or_nothing() {
     let Some(bench) = Bench::new("careful_cut").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let check =
         "ALTER TABLE items ADD CONSTRAINT lucky CHECK (payload #>> '{attributes,replicas}' NOT IN ('13', '1300'))";
     database.batch_execute(check).await.unwrap();
@@ -154,7 +154,7 @@ async fn careful_delivery_that_is_dropped_is_all_or_nothing() {
     while tokio::time::timeout(limit, sink.deliver(&attempt)).await.is_err() {
         assert!(limit < Duration::from_mins(1), "no delivery gets through");
         // Cut while the commit was under way, it may have happened, or happen now.
-        sink.recover(&scope, &Selection::All).await.unwrap();
+        sink.recover(&scope, &Selection::All, &[]).await.unwrap();
         let there = number(&database, "SELECT count(*) FROM items").await;
         assert!(there == 0 || there == 1_998, "cut after {limit:?} there are {there} rows");
         limit += Duration::from_millis(5) + limit / 10;

@@ -16,7 +16,7 @@ async fn postgres_passes_the_contract() {
 async fn rows_are_those_of_the_specification() {
     let Some(bench) = Bench::new("e22").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     // Once by COPY and once by arrays: both write the same.
     for base in [Base::Empty, Base::Filled] {
         bench.connect().await.batch_execute("TRUNCATE items").await.unwrap();
@@ -56,11 +56,11 @@ async fn emptied_inventory_leaves_rows_of_other_clusters() {
     let sink = bench.sink();
     for cluster in ["west", "east"] {
         let scope = scope(cluster, "team-a", "apps");
-        sink.recover(&scope, &Selection::All).await.unwrap();
+        sink.recover(&scope, &Selection::All, &[]).await.unwrap();
         sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     }
     let west = scope("west", "team-a", "apps");
-    let held = sink.recover(&west, &Selection::All).await.unwrap();
+    let held = sink.recover(&west, &Selection::All, &[]).await.unwrap();
     let Difference { upserts, deletes, .. } =
         compare(Vec::new(), held, |_, _| true, |row| sink.fingerprint(&west, row));
     sink.deliver(&delta(&west, Base::Filled, upserts, deletes, 0, 2)).await.unwrap();
@@ -75,7 +75,7 @@ async fn emptied_inventory_leaves_rows_of_other_clusters() {
 async fn cluster_scoped_object_counts_to_the_namespace_of_its_inventory() {
     let Some(bench) = Bench::new("e25").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "cluster", "fleet"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let role = one("roles", gvk("rbac.authorization.k8s.io", "ClusterRole"), U1, "", "cr", "{}");
     sink.deliver(&delta(&scope, Base::Empty, vec![role], Vec::new(), 1, 1)).await.unwrap();
     let sql = "SELECT inventory_namespace, inventory_name, resource_namespace FROM items";
@@ -83,7 +83,7 @@ async fn cluster_scoped_object_counts_to_the_namespace_of_its_inventory() {
     assert_eq!([row.get::<_, &str>(0), row.get(1), row.get(2)], ["cluster", "fleet", "cluster"]);
 
     let part = Part { target: Name::new("roles"), namespace: Namespace::new("") };
-    let held = sink.recover(&scope, &Selection::Parts(vec![part])).await.unwrap();
+    let held = sink.recover(&scope, &Selection::Parts(vec![part]), &[]).await.unwrap();
     assert_eq!(held.len(), 1);
 }
 
@@ -91,7 +91,7 @@ async fn cluster_scoped_object_counts_to_the_namespace_of_its_inventory() {
 async fn large_integers_stay_exact() {
     let Some(bench) = Bench::new("e26").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let row = one("deploys", gvk("apps", "Deployment"), U1, "team-a", "api", r#"{"n":9007199254740993}"#);
     sink.deliver(&delta(&scope, Base::Empty, vec![row], Vec::new(), 1, 1)).await.unwrap();
     let sql = "SELECT payload #>> '{attributes,n}' FROM items";
@@ -103,7 +103,7 @@ async fn equal_rows_cost_no_write_and_the_state_follows_each_delivery() {
     let Some(bench) = Bench::new("writes").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
     let database = bench.connect().await;
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     let first = rows(3_000, |n| format!("{{\"replicas\":{n}}}")).unwrap();
     sink.deliver(&delta(&scope, Base::Empty, first.clone(), Vec::new(), 3_000, 1)).await.unwrap();
     let (kept, computed) = audit(&database, &scope).await;
@@ -120,7 +120,7 @@ async fn equal_rows_cost_no_write_and_the_state_follows_each_delivery() {
     assert_eq!((kept, kept.0), (computed, 2_990));
 
     let again = bench.sink();
-    again.recover(&scope, &Selection::All).await.unwrap();
+    again.recover(&scope, &Selection::All, &[]).await.unwrap();
     again.deliver(&delta(&scope, Base::Filled, first, Vec::new(), 3_000, 3)).await.unwrap();
     let (kept, computed) = audit(&database, &scope).await;
     assert_eq!((kept, kept.0), (computed, 3_000));
@@ -133,7 +133,7 @@ async fn equal_rows_cost_no_write_and_the_state_follows_each_delivery() {
 async fn empty_base_that_turns_out_filled_is_merged() {
     let Some(bench) = Bench::new("merge").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     let receipt = sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 2)).await.unwrap();
     assert_eq!(receipt.written, 0);
@@ -143,7 +143,7 @@ async fn empty_base_that_turns_out_filled_is_merged() {
 async fn row_that_is_equal_is_not_even_locked() {
     let Some(bench) = Bench::new("unlocked").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     let somebody = bench.connect().await;
     somebody.batch_execute("BEGIN; SELECT FROM items FOR UPDATE").await.unwrap();

@@ -19,7 +19,7 @@ async fn ensured_tables_are_made_once_by_many_at_the_same_moment() {
         let (bench, scope) = (&bench, scope("west", "team-a", &format!("inv-{n}")));
         async move {
             let sink = bench.sink();
-            sink.recover(&scope, &Selection::All).await.map(drop)
+            sink.recover(&scope, &Selection::All, &[]).await.map(drop)
         }
     });
     for outcome in futures::future::join_all(attempts).await {
@@ -31,7 +31,7 @@ async fn ensured_tables_are_made_once_by_many_at_the_same_moment() {
 #[tokio::test]
 async fn tables_that_are_right_need_no_right_to_create() {
     let Some(bench) = Bench::new("least").await else { return };
-    bench.sink().recover(&scope("west", "team-a", "apps"), &Selection::All).await.unwrap();
+    bench.sink().recover(&scope("west", "team-a", "apps"), &Selection::All, &[]).await.unwrap();
     let admin = bench.server.connect_admin(&bench.database).await.unwrap();
     let role = "CREATE ROLE writer LOGIN PASSWORD 'w'; REVOKE CREATE ON SCHEMA public FROM PUBLIC; \
                 GRANT SELECT, INSERT, UPDATE, DELETE ON items, items_state TO writer";
@@ -41,7 +41,7 @@ async fn tables_that_are_right_need_no_right_to_create() {
         let config = PostgresConfig { provisioning, ..config(&dsn) };
         let sink = sink(&life("us", 0), &config);
         let scope = scope("west", "team-a", "apps");
-        sink.recover(&scope, &Selection::All).await.unwrap();
+        sink.recover(&scope, &Selection::All, &[]).await.unwrap();
         sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
         assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Intact);
         contract::mend(&sink, &scope, &fixture()).await.unwrap();
@@ -62,7 +62,7 @@ async fn tables_that_are_right_need_no_right_to_create() {
     );
     // The statement that the message names mends it, without a restart.
     admin.batch_execute("GRANT UPDATE, DELETE ON \"public\".\"items\" TO \"writer\"").await.unwrap();
-    sink.recover(&scope("west", "team-a", "apps"), &Selection::All).await.unwrap();
+    sink.recover(&scope("west", "team-a", "apps"), &Selection::All, &[]).await.unwrap();
     // A right that goes away while the sink runs is named as well.
     admin.batch_execute("REVOKE INSERT ON items FROM writer").await.unwrap();
     let scope = scope("west", "team-a", "fresh");
@@ -131,7 +131,7 @@ async fn each_fault_of_a_table_is_named_with_what_mends_it() {
     );
     database.batch_execute(&tolerated).await.unwrap();
     let (sink, scope) = (sink(&life("us", 0), &existing), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     // Without a state table rows are written all the same.
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     assert_eq!(stored(&database, &scope).await.unwrap().len(), 3);
@@ -145,12 +145,12 @@ async fn each_fault_of_a_table_is_named_with_what_mends_it() {
 async fn dropped_table_is_made_again() {
     let Some(bench) = Bench::new("dropped").await else { return };
     let (sink, scope) = (bench.sink(), scope("west", "team-a", "apps"));
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     bench.connect().await.batch_execute("DROP TABLE items, items_state").await.unwrap();
     let error = sink.deliver(&delta(&scope, Base::Filled, fixture(), Vec::new(), 3, 2)).await.unwrap_err();
     assert!(error.to_string().starts_with("failed to"), "{error}");
-    sink.recover(&scope, &Selection::All).await.unwrap();
+    sink.recover(&scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 2)).await.unwrap();
     assert_eq!(stored(&bench.connect().await, &scope).await.unwrap().len(), 3);
 }
@@ -171,7 +171,7 @@ async fn missing_database_and_missing_schema_are_named() {
     assert_eq!(error.fault(), Fault::Delivery);
     assert_eq!(error.to_string(), "schema \"Reports\" does not exist; run: CREATE SCHEMA \"Reports\"");
     bench.connect().await.batch_execute("CREATE SCHEMA \"Reports\"").await.unwrap();
-    sink(&life("us", 0), &schema).recover(&scope("w", "a", "b"), &Selection::All).await.unwrap();
+    sink(&life("us", 0), &schema).recover(&scope("w", "a", "b"), &Selection::All, &[]).await.unwrap();
 }
 
 #[tokio::test]
@@ -189,14 +189,14 @@ async fn statements_of_the_page_of_this_sink_work_as_they_stand() {
     };
     admin.batch_execute(role).await.unwrap();
     let made = config(Provisioning::Ensure, "made");
-    sink(&life("us", 0), &made).recover(&scope("west", "team-a", "apps"), &Selection::All).await.unwrap();
+    sink(&life("us", 0), &made).recover(&scope("west", "team-a", "apps"), &Selection::All, &[]).await.unwrap();
 
     admin.batch_execute("REVOKE CREATE ON SCHEMA inventory FROM kollect_writer").await.unwrap();
     admin.batch_execute(tables).await.unwrap();
     let existing = sink(&life("us", 0), &config(Provisioning::Existing, "kollect_rows"));
     assert!(existing.probe().await.unwrap().ends_with("is ready"));
     let scope = scope("eu-west-1", "demo", "demo");
-    existing.recover(&scope, &Selection::All).await.unwrap();
+    existing.recover(&scope, &Selection::All, &[]).await.unwrap();
     existing.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     let found = [3, 1];
     assert_eq!(queries.len(), found.len());

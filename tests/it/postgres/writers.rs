@@ -10,7 +10,7 @@ use kollect::model::{Row, Uid};
 use kollect::sinks::contract::delta;
 use kollect::sinks::mandate::{Mandate, Moment};
 use kollect::sinks::postgres::{PostgresConfig, Provisioning};
-use kollect::sinks::{Leave, Receipt, Sink};
+use kollect::sinks::{Leave, Receipt, RowSink};
 
 use super::{Bench, fixture, life, number, scope, sink, stored};
 
@@ -19,10 +19,10 @@ async fn newer_life_fences_the_older_one() {
     let Some(bench) = Bench::new("fence").await else { return };
     let scope = scope("west", "team-a", "apps");
     let (older, newer) = (sink(&life("us", 4), &bench.config()), sink(&life("us", 4), &bench.config()));
-    older.recover(&scope, &Selection::All).await.unwrap();
+    older.recover(&scope, &Selection::All, &[]).await.unwrap();
     older.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
     // Reading back is enough: what the newer one has compared must not change under it.
-    newer.recover(&scope, &Selection::All).await.unwrap();
+    newer.recover(&scope, &Selection::All, &[]).await.unwrap();
     let late = delta(&scope, Base::Filled, Vec::new(), fixture().iter().map(Row::key).collect(), 0, 2);
     let error = older.deliver(&late).await.unwrap_err();
     assert_eq!((error.class(), error.reason()), (Class::Terminal, "Fenced"));
@@ -39,10 +39,10 @@ async fn second_operator_with_the_same_cluster_writes_nothing_until_the_first_is
     let Some(bench) = Bench::new("conflict").await else { return };
     let scope = scope("west", "team-a", "apps");
     let (us, them) = (bench.sink(), sink(&life("them", 9), &bench.config()));
-    us.recover(&scope, &Selection::All).await.unwrap();
+    us.recover(&scope, &Selection::All, &[]).await.unwrap();
     us.deliver(&delta(&scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
 
-    let error = them.recover(&scope, &Selection::All).await.unwrap_err();
+    let error = them.recover(&scope, &Selection::All, &[]).await.unwrap_err();
     assert_eq!((error.class(), error.reason()), (Class::Terminal, "ClusterConflict"));
     assert!(error.to_string().contains("set spec.cluster of the sink"), "{error}");
     let wipe = delta(&scope, Base::Filled, Vec::new(), fixture().iter().map(Row::key).collect(), 0, 2);
@@ -57,8 +57,8 @@ async fn second_operator_with_the_same_cluster_writes_nothing_until_the_first_is
     assert!(database.query_one(sql, &[]).await.unwrap().get::<_, i64>(0) < 60);
 
     database.batch_execute("UPDATE items_state SET heartbeat = now() - interval '11 min'").await.unwrap();
-    assert_eq!(them.recover(&scope, &Selection::All).await.unwrap().len(), 3);
-    assert_eq!(us.recover(&scope, &Selection::All).await.unwrap_err().reason(), "ClusterConflict");
+    assert_eq!(them.recover(&scope, &Selection::All, &[]).await.unwrap().len(), 3);
+    assert_eq!(us.recover(&scope, &Selection::All, &[]).await.unwrap_err().reason(), "ClusterConflict");
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn heartbeat_leaves_the_rows_of_others_alone() {
     let Some(bench) = Bench::new("heartbeat").await else { return };
     let scope = scope("west", "team-a", "apps");
     let (us, them) = (bench.sink(), sink(&life("them", 9), &bench.config()));
-    us.recover(&scope, &Selection::All).await.unwrap();
+    us.recover(&scope, &Selection::All, &[]).await.unwrap();
     let database = bench.connect().await;
     database.batch_execute("UPDATE items_state SET heartbeat = '2026-01-01Z'").await.unwrap();
     them.heartbeat(&[&scope]).await.unwrap();
@@ -83,7 +83,7 @@ async fn lives_that_start_at_the_same_moment_share_no_epoch() {
         let sinks: Vec<_> = lives.iter().map(|life| sink(life, &bench.config())).collect();
         let scopes: Vec<_> = (0..6).map(|n| scope("west", "team-a", &format!("inv-{round}-{n}"))).collect();
         let all = Selection::All;
-        let starts = sinks.iter().zip(&scopes).map(|(sink, scope)| sink.recover(scope, &all));
+        let starts = sinks.iter().zip(&scopes).map(|(sink, scope)| sink.recover(scope, &all, &[]));
         for outcome in futures::future::join_all(starts).await {
             outcome.unwrap_or_else(|error| panic!("{}", chain(&error)));
         }
@@ -102,7 +102,7 @@ async fn sinks_of_one_life_share_its_epoch() {
     let sinks: Vec<_> = (0..6).map(|_| sink(&us, &bench.config())).collect();
     let scopes: Vec<_> = (0..6).map(|n| scope("west", "team-a", &format!("inv-{n}"))).collect();
     let all = Selection::All;
-    let starts = sinks.iter().zip(&scopes).map(|(sink, scope)| sink.recover(scope, &all));
+    let starts = sinks.iter().zip(&scopes).map(|(sink, scope)| sink.recover(scope, &all, &[]));
     for outcome in futures::future::join_all(starts).await {
         outcome.unwrap();
     }
@@ -115,18 +115,18 @@ async fn sinks_of_one_life_share_its_epoch() {
 async fn refused_first_claim_takes_no_epoch() {
     let Some(bench) = Bench::new("no_epoch").await else { return };
     let (theirs, ours) = (scope("west", "team-a", "theirs"), scope("west", "team-a", "ours"));
-    sink(&life("them", 40), &bench.config()).recover(&theirs, &Selection::All).await.unwrap();
+    sink(&life("them", 40), &bench.config()).recover(&theirs, &Selection::All, &[]).await.unwrap();
     let us = bench.sink();
-    assert_eq!(us.recover(&theirs, &Selection::All).await.unwrap_err().reason(), "ClusterConflict");
+    assert_eq!(us.recover(&theirs, &Selection::All, &[]).await.unwrap_err().reason(), "ClusterConflict");
     us.heartbeat(&[&theirs]).await.unwrap();
-    us.recover(&ours, &Selection::All).await.unwrap();
+    us.recover(&ours, &Selection::All, &[]).await.unwrap();
     let sql = "SELECT epoch FROM items_state WHERE inventory_name = 'ours'";
     assert_eq!(number(&bench.connect().await, sql).await, 1);
 }
 
 /// Fills a scope.
-async fn filled(sink: &Arc<dyn Sink>, scope: &Arc<Scope>) {
-    sink.recover(scope, &Selection::All).await.unwrap();
+async fn filled(sink: &Arc<dyn RowSink>, scope: &Arc<Scope>) {
+    sink.recover(scope, &Selection::All, &[]).await.unwrap();
     sink.deliver(&delta(scope, Base::Empty, fixture(), Vec::new(), 3, 1)).await.unwrap();
 }
 
@@ -161,8 +161,8 @@ async fn orphan_is_taken_at_once_by_any_operator() {
     let database = bench.connect().await;
     assert_eq!(number(&database, "SELECT count(*) FROM items_state WHERE writer = ''").await, 1);
     us.heartbeat(&[&scope]).await.unwrap();
-    assert_eq!(them.recover(&scope, &Selection::All).await.unwrap().len(), 3);
-    assert_eq!(us.recover(&scope, &Selection::All).await.unwrap_err().reason(), "ClusterConflict");
+    assert_eq!(them.recover(&scope, &Selection::All, &[]).await.unwrap().len(), 3);
+    assert_eq!(us.recover(&scope, &Selection::All, &[]).await.unwrap_err().reason(), "ClusterConflict");
 }
 
 #[tokio::test]
@@ -170,7 +170,7 @@ async fn older_life_cannot_leave_what_a_newer_one_writes() {
     let Some(bench) = Bench::new("leave_fenced").await else { return };
     let (older, newer, scope) = (bench.sink(), bench.sink(), scope("west", "team-a", "apps"));
     filled(&older, &scope).await;
-    newer.recover(&scope, &Selection::All).await.unwrap();
+    newer.recover(&scope, &Selection::All, &[]).await.unwrap();
     for leave in [Leave::Delete, Leave::Orphan] {
         assert_eq!(older.leave(&scope, leave).await.unwrap_err().reason(), "Fenced");
     }
@@ -198,7 +198,7 @@ async fn leaving_what_is_not_there_makes_nothing() {
 async fn table_of_somebody_without_states_is_left_all_the_same() {
     let Some(bench) = Bench::new("leave_existing").await else { return };
     let (west, east) = (scope("west", "team-a", "apps"), scope("east", "team-a", "apps"));
-    bench.sink().recover(&west, &Selection::All).await.unwrap();
+    bench.sink().recover(&west, &Selection::All, &[]).await.unwrap();
     let database = bench.connect().await;
     database.batch_execute("DROP TABLE items_state").await.unwrap();
     let config = PostgresConfig { provisioning: Provisioning::Existing, ..bench.config() };
@@ -218,7 +218,7 @@ async fn a_mandate_that_ends_during_a_delivery_takes_all_of_it_back() {
     let scope = scope("west", "team-a", "apps");
     let mandate = Mandate::limited(Duration::from_mins(1), Moment::now());
     let deposed = sink(&life("us", 4).under(mandate.clone()), &bench.config());
-    deposed.recover(&scope, &Selection::All).await.unwrap();
+    deposed.recover(&scope, &Selection::All, &[]).await.unwrap();
     // Held up by a lock, the delivery is in the middle when the mandate ends.
     let blocker = bench.connect().await;
     blocker.batch_execute("BEGIN; LOCK TABLE items IN ACCESS EXCLUSIVE MODE").await.unwrap();
