@@ -126,8 +126,28 @@ pub struct Delivery {
     pub concurrent_per_destination: NonZeroUsize,
     /// Time between comparisons with what the sink holds; `None` is never.
     pub audit_interval: Option<Duration>,
-    /// Root of the persistent git mirrors, used exactly as given.
-    pub git_mirror_dir: Option<PathBuf>,
+    /// Git repositories.
+    pub git: Git,
+}
+
+/// Git repositories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Git {
+    /// Where mirrors of repositories may be kept.
+    pub mirrors: Mirrors,
+    /// Whether credentials may go out with the first request where a sink does not say.
+    pub early_credentials: Permission,
+}
+
+/// Where mirrors of repositories may be kept. They are a cache: what is lost is fetched again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mirrors {
+    /// This directory and no other, where it is given: it has to be usable.
+    pub configured: Option<PathBuf>,
+    /// Else a directory of ours in the cache of the user.
+    pub cache: Option<PathBuf>,
+    /// Else one among temporary files.
+    pub temporary: PathBuf,
 }
 
 /// Reconciling our resources.
@@ -251,6 +271,12 @@ pub struct Environment {
     pub home: Option<PathBuf>,
     /// `KOLLECT_GIT_MIRROR_DIR`.
     pub git_mirror_dir: Option<PathBuf>,
+    /// Whether `KOLLECT_GIT_FORCE_BASIC_AUTH` is `1`, `true` or `yes`.
+    pub git_force_basic_auth: bool,
+    /// `XDG_CACHE_HOME`.
+    pub cache: Option<PathBuf>,
+    /// Directory of files that may go at any time.
+    pub temporary: PathBuf,
     /// Name of the pod or the machine.
     pub hostname: Option<String>,
     /// The memory limit of the container, in bytes.
@@ -269,6 +295,10 @@ impl Environment {
             in_cluster: set("KUBERNETES_SERVICE_HOST").is_some() && set("KUBERNETES_SERVICE_PORT").is_some(),
             home: set("HOME").map(PathBuf::from),
             git_mirror_dir: set("KOLLECT_GIT_MIRROR_DIR").map(PathBuf::from),
+            git_force_basic_auth: set("KOLLECT_GIT_FORCE_BASIC_AUTH")
+                .is_some_and(|value| ["1", "true", "yes"].iter().any(|yes| value.eq_ignore_ascii_case(yes))),
+            cache: set("XDG_CACHE_HOME").map(PathBuf::from),
+            temporary: std::env::temp_dir(),
             // Not the variable HOSTNAME: that one is a shell's, and not there outside of pods.
             hostname: std::fs::read_to_string("/proc/sys/kernel/hostname").ok().map(|name| name.trim().to_owned()),
             memory_limit: memory::limit(Path::new("/")),
@@ -280,6 +310,7 @@ impl Config {
     /// Checks flags and environment, and fills in what they leave open.
     pub fn new(args: ManagerArgs, environment: Environment) -> Result<Self, ConfigErrors> {
         let logging = Logging::from(&args);
+        let git = Git { mirrors: mirrors(&environment), early_credentials: environment.git_force_basic_auth.into() };
         let mut errors = not_served(&args);
         errors.extend(lease_order(&args));
         let api = api_access(&args.kubeconfig, environment.kubeconfig, environment.in_cluster, environment.home);
@@ -321,7 +352,7 @@ impl Config {
                 concurrent: count(args.max_concurrent_exports, EXPORTS),
                 concurrent_per_destination: count(args.max_concurrent_exports_per_destination, EXPORTS_PER_DESTINATION),
                 audit_interval: Some(args.sink_audit_interval).filter(|interval| !interval.is_zero()),
-                git_mirror_dir: environment.git_mirror_dir,
+                git,
             },
             control: Control {
                 targets: count(args.max_concurrent_reconciles_target, TARGETS),
@@ -374,6 +405,17 @@ const BACKOFF_BASE: Duration = Duration::from_millis(5);
 const BACKOFF_CAP: Duration = Duration::from_secs(1000);
 /// The cap as a multiple of a base that is set.
 const BACKOFF_STEPS: u32 = 300;
+
+/// Says where mirrors may be kept.
+fn mirrors(environment: &Environment) -> Mirrors {
+    // A relative directory would depend on where the process was started.
+    let cache = environment.cache.clone().filter(|cache| cache.is_absolute());
+    Mirrors {
+        configured: environment.git_mirror_dir.clone(),
+        cache: cache.or_else(|| environment.home.as_ref().map(|home| home.join(".cache"))),
+        temporary: environment.temporary.clone(),
+    }
+}
 
 fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
     let remove = "remove the flag";

@@ -225,8 +225,12 @@ impl Deliverer {
             // Other rows may be there, or the same rows under other columns: compare as after a restart.
             let moved =
                 bound.binding.sink.destination() != binding.sink.destination() || bound.binding.scope != binding.scope;
-            // A document may look otherwise under other settings.
-            if moved || matches!(binding.sink, Backend::Documents(_)) {
+            // A document and a tree may look otherwise under other settings.
+            let anew = match &binding.sink {
+                Backend::Rows(sink) => sink.remembers(),
+                Backend::Documents(_) => true,
+            };
+            if moved || anew {
                 bound.reader = Arc::new(bound.reader.table().reader());
                 bound.refused = Arc::default();
             }
@@ -496,6 +500,7 @@ impl Deliverer {
                 self.leavings.remove(place);
                 tracing::info!(inventory = %place.inventory, cluster = %place.cluster, destination = place.destination, "place left");
                 self.reports.depart(place, Departure::Done);
+                self.make_way(&place.destination, now);
             }
             Some(Err(error)) if current => {
                 let failure = Failure { class: error.class(), reason: error.reason(), message: chain(&error) };
@@ -510,6 +515,23 @@ impl Deliverer {
                 self.reports.depart(place, Departure::Failed(failure));
             }
             _ => self.schedule.finished(&ended.job, Outcome::Unchanged, now),
+        }
+    }
+
+    /// Lets those try again at once who may have found somebody in their way that left the destination now.
+    fn make_way(&mut self, destination: &str, now: Instant) {
+        for (key, bound) in &self.bindings {
+            if bound.binding.sink.destination().id != destination {
+                continue;
+            }
+            let job = Job::Deliver(key.clone());
+            let stuck = |report: Report| report.failure.is_some_and(|failure| failure.class == Class::Terminal);
+            if self.schedule.phase(&job) == Some(Phase::InFlight) || self.reports.get(key).is_some_and(stuck) {
+                self.schedule.hurry(&job, now);
+            }
+            if !bound.refused.is_empty() {
+                self.schedule.audit_by(&job, now);
+            }
         }
     }
 

@@ -318,6 +318,14 @@ impl Row {
     pub fn key(&self) -> RowKey {
         RowKey { target: self.origin.target.name.clone(), uid: self.uid.clone() }
     }
+
+    /// Names the collected object as people do: `apps/v1 Deployment team-a/web`.
+    pub fn object(&self) -> String {
+        let gvk = &self.origin.gvk;
+        let slash = |text: &str| if text.is_empty() { String::new() } else { format!("{text}/") };
+        let (group, namespace) = (slash(&gvk.group), slash(self.namespace.as_str()));
+        format!("{group}{} {} {namespace}{}", gvk.version, gvk.kind, self.body.name())
+    }
 }
 
 /// Identity of a row inside one inventory.

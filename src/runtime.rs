@@ -23,7 +23,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{ApiAccess, Config, Permission, Servers};
+use crate::config::{ApiAccess, Config, Mirrors, Permission, Servers};
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
@@ -34,6 +34,7 @@ use crate::metrics::Metrics;
 use crate::schedule::Limits;
 use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
+use crate::sinks::git::{GitRepositories, MirrorPlaces};
 use crate::sinks::mandate::Mandate;
 use crate::sinks::netguard::Guard;
 use crate::sinks::postgres::{PostgresPools, Writer};
@@ -163,9 +164,12 @@ async fn work(
         allow_private: config.network.private_sinks == Permission::Allowed,
         allow_loopback: config.network.loopback_sinks == Permission::Allowed,
     };
+    let Mirrors { configured, cache, temporary } = config.delivery.git.mirrors.clone();
+    let mirrors = MirrorPlaces { configured, cache, temporary };
+    let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
-    let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone()).under(right.mandate);
-    let registry = Arc::new(Registry::new(postgres));
+    let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone());
+    let registry = Arc::new(Registry::new(postgres.under(right.mandate.clone()), git.under(right.mandate)));
     let delivering_by = deliver::Settings {
         limits: Limits {
             total: config.delivery.concurrent.get(),

@@ -11,17 +11,20 @@ pub mod netguard;
 pub mod postgres;
 mod tls;
 
+use std::collections::HashMap;
 use std::error::Error;
 use std::fmt;
+use std::hash::Hash;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::future::BoxFuture;
+use parking_lot::Mutex;
 
 pub use tls::TlsConfig;
 
 use crate::error::{Class, Classify};
-use crate::export::{Delta, Document, Held, Scope, Selection};
+use crate::export::{Delta, Document, Held, Scope, Selection, TooLarge};
 use crate::metrics::SinkType;
 pub use crate::model::Lane;
 use crate::model::{Fingerprint, Row, RowKey};
@@ -141,6 +144,12 @@ pub trait RowSink: Sink {
         rows: &'a [Row],
     ) -> BoxFuture<'a, Result<Vec<Held>, SinkError>>;
 
+    /// Tells whether what it was told decides how it takes the next delta. Another one in its place, with other settings
+    /// or another credential, has to compare first, even where it writes to the same destination.
+    fn remembers(&self) -> bool {
+        false
+    }
+
     /// Brings the sink to the standing of the delta, all or nothing.
     fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>>;
 
@@ -196,12 +205,13 @@ impl Deref for Backend {
 #[derive(Debug)]
 pub struct Registry {
     postgres: postgres::PostgresPools,
+    git: git::GitRepositories,
 }
 
 impl Registry {
     /// Takes one registry of each backend.
-    pub fn new(postgres: postgres::PostgresPools) -> Self {
-        Self { postgres }
+    pub fn new(postgres: postgres::PostgresPools, git: git::GitRepositories) -> Self {
+        Self { postgres, git }
     }
 
     /// Makes a Postgres sink. Nothing is connected yet.
@@ -212,10 +222,41 @@ impl Registry {
         Ok(Backend::Rows(Arc::new(self.postgres.sink(config)?)))
     }
 
+    /// Makes a sink of a git repository. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn git(&self, config: &git::GitConfig) -> Result<Backend, SinkError> {
+        self.git.sink(config)
+    }
+
     /// Closes all connections. Sinks must not be used any more.
     pub async fn close(&self) {
-        self.postgres.close().await;
+        tokio::join!(self.postgres.close(), self.git.close());
     }
+}
+
+/// Returns the live entry of a key, or makes one; entries that nobody holds any more go on the way.
+fn shared<K: Eq + Hash, V>(map: &Mutex<HashMap<K, Weak<V>>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
+    let mut map = map.lock();
+    if let Some(there) = map.get(&key).and_then(Weak::upgrade) {
+        return there;
+    }
+    map.retain(|_, entry| entry.strong_count() > 0);
+    let first = Arc::new(make());
+    map.insert(key, Arc::downgrade(&first));
+    first
+}
+
+/// Returns a digest of settings, none of which can be read for another.
+fn digest_of(parts: &[Option<&[u8]>]) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        // Length first, so that no two configurations read the same; absent differs from empty.
+        hasher.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+        hasher.update(part.unwrap_or_default());
+    }
+    *hasher.finalize().as_bytes()
 }
 
 /// A failure of a sink, classified by the backend that knows its cause.
@@ -247,6 +288,18 @@ impl SinkError {
     /// Returns the condition reason.
     pub fn reason(&self) -> &'static str {
         self.reason
+    }
+}
+
+impl From<TooLarge> for Refused {
+    fn from(large: TooLarge) -> Self {
+        Self {
+            key: large.row.key(),
+            object: large.row.object(),
+            reason: "PayloadTooLarge",
+            message: large.message,
+            excess: Some((large.bytes, large.ceiling)),
+        }
     }
 }
 

@@ -137,6 +137,23 @@ fn all_complaints_come_at_once() {
 }
 
 #[test]
+fn the_cache_of_the_user_is_where_it_is_told_to_be_or_below_the_home() {
+    let mirrors = |environment: Environment| {
+        let environment = Environment { temporary: "/tmp".into(), ..environment };
+        Config::new(parse(&[]).unwrap(), environment).unwrap().delivery.git.mirrors
+    };
+    let cached = |cache: &str| {
+        let home = Some("/home/k".into());
+        mirrors(Environment { home, cache: Some(cache.into()), ..Environment::default() }).cache.unwrap()
+    };
+    assert_eq!(cached("/var/cache"), PathBuf::from("/var/cache"));
+    assert_eq!(cached("cache"), PathBuf::from("/home/k/.cache"));
+    let given =
+        mirrors(Environment { git_mirror_dir: Some("/mirrors".into()), in_cluster: true, ..Environment::default() });
+    assert_eq!(given, Mirrors { configured: Some("/mirrors".into()), cache: None, temporary: "/tmp".into() });
+}
+
+#[test]
 fn lease_times_keep_their_order() {
     assert_eq!(
         complaint(&["--leader-elect-renew-deadline=5s"]),

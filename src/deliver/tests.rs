@@ -4,6 +4,7 @@ mod memory;
 mod model;
 
 use std::num::NonZeroU64;
+use std::sync::atomic::Ordering;
 
 use super::*;
 use crate::model::{Body, Cluster, Family, Gvk, Name, Namespace, ObjectKey, Origin, RowKey, SinkKey, Uid};
@@ -133,6 +134,25 @@ async fn rows_are_delivered_once_a_part_is_known_and_only_what_differs() {
     let report = bench.until("one left", |report| report.rows == 1).await;
     assert_eq!((sink.deliveries(), report.failure), (vec![(2, 0), (1, 1)], None));
     bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_remembers_compares_when_it_takes_the_place_of_another() {
+    for (remembers, delivered) in [(false, vec![(1, 0)]), (true, vec![(2, 0), (1, 0)])] {
+        let bench = Bench::start();
+        let (first, second) = (Memory::new(&[]), Memory::new(&[]));
+        second.remembers.store(remembers, Ordering::Relaxed);
+        bench.bind(&first, Duration::ZERO, "1").await;
+        bench.put("u1", 1);
+        bench.put("u2", 1);
+        bench.learn();
+        eventually("delivered", || first.deliveries() == [(2, 0)]).await;
+        bench.bind(&second, Duration::ZERO, "2").await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        bench.put("u1", 2);
+        eventually("delivered to the second", || second.deliveries() == delivered).await;
+        bench.end().await;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -320,6 +340,22 @@ async fn a_place_that_got_another_address_is_not_emptied() {
     let place = Place::of(&*sink, &scope());
     eventually("left", || bench.deliveries.reports().departure(&place) == Some(Departure::Done)).await;
     assert_eq!(sink.stored.lock().left, []);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_stood_in_the_way_of_another_is_followed_at_once_when_it_leaves() {
+    let bench = Bench::start();
+    let sink = Memory::new(&[Wrong::Refused(Class::Terminal)]);
+    bench.put("u1", 1);
+    bench.learn();
+    bench.bind(&sink, Duration::ZERO, "1").await;
+    bench.until("refused", |report| report.failure.is_some()).await;
+    let other = Arc::new(Scope { cluster: Cluster::new("before"), ..scope() });
+    let refused = Instant::now();
+    bench.deliveries.leave(Leaving { sink: sink.clone(), scope: other, leave: Leave::Delete }).await;
+    bench.until("delivered", |report| report.acknowledged && report.failure.is_none()).await;
+    assert!(refused.elapsed() < Duration::from_secs(2), "{:?}", refused.elapsed());
     bench.end().await;
 }
 

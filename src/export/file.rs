@@ -53,6 +53,11 @@ impl FilePath {
         Ok(Self(path.into()))
     }
 
+    /// Makes a path below `.kollect`, which is for the record of what we own and for no file of a row.
+    pub fn of_record(below: &str) -> Self {
+        Self(format!(".kollect/{below}").into())
+    }
+
     /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -48,7 +48,7 @@ use write::WriteSql;
 
 use super::mandate::Mandate;
 use super::netguard::Guard;
-use super::{Audit, Destination, Leave, Receipt, RowSink, Sink, SinkError};
+use super::{Audit, Destination, Leave, Receipt, RowSink, Sink, SinkError, shared};
 use crate::error::{Class, Classify};
 use crate::export::{Delta, Held, Scope, Selection};
 use crate::model::{Fingerprint, Row};
@@ -184,18 +184,6 @@ impl PostgresPools {
         self.tasks.close();
         self.tasks.wait().await;
     }
-}
-
-/// Returns the live entry of a key, or makes one; entries that nobody holds any more go on the way.
-fn shared<K: Eq + std::hash::Hash, V>(map: &Mutex<HashMap<K, Weak<V>>>, key: K, make: impl FnOnce() -> V) -> Arc<V> {
-    let mut map = map.lock();
-    if let Some(there) = map.get(&key).and_then(Weak::upgrade) {
-        return there;
-    }
-    map.retain(|_, entry| entry.strong_count() > 0);
-    let first = Arc::new(make());
-    map.insert(key, Arc::downgrade(&first));
-    first
 }
 
 /// Closes idle connections as long as it runs.

@@ -126,8 +126,12 @@ pub struct Knowledge {
 }
 
 impl Knowledge {
-    /// Tells whether a row that a sink holds and the store does not have may be deleted.
+    /// Tells whether a row that a sink holds and the store does not have may be deleted. One without a target may be of
+    /// any, so everything has to be known.
     pub fn covers(&self, key: &RowKey, namespace: &Namespace) -> bool {
+        if key.target.is_empty() {
+            return self.whole();
+        }
         self.complete && self.targets.get(&key.target).is_none_or(|target| target.knows(namespace))
     }
 
@@ -142,9 +146,27 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::model::Uid;
 
     fn covering(names: &[&'static str]) -> Coverage {
         Coverage::Namespaces(Arc::new(names.iter().map(|name| Namespace::new(*name)).collect()))
+    }
+
+    #[test]
+    fn what_came_from_nobody_knows_where_goes_only_when_everything_is_known() {
+        let (a, b) = (Namespace::new("a"), Namespace::new("b"));
+        let of = |target: &'static str| RowKey { target: Name::new(target), uid: Uid::new("u") };
+        let knowing = |known: &[&Namespace]| Knowing {
+            coverage: covering(&["a", "b"]),
+            known: known.iter().map(|part| (*part).clone()).collect(),
+        };
+        let knowledge =
+            |known: &[&Namespace]| Knowledge { complete: true, targets: [(Name::new("t"), knowing(known))].into() };
+        let part = knowledge(&[&a]);
+        assert!(part.covers(&of("t"), &a) && !part.covers(&of("t"), &b));
+        assert!(part.covers(&of("gone"), &b), "a target that is no more");
+        assert!(!part.covers(&of(""), &a) && !part.covers(&of(""), &Namespace::new("")));
+        assert!(knowledge(&[&a, &b]).covers(&of(""), &Namespace::new("")));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -64,6 +65,7 @@ pub(super) struct Memory {
     pub(super) destination: Destination,
     /// What it is, whatever its address.
     pub(super) identity: Mutex<String>,
+    pub(super) remembers: AtomicBool,
     pub(super) stored: Mutex<Stored>,
 }
 
@@ -77,6 +79,7 @@ impl Memory {
         Arc::new(Self {
             destination: Destination { id: id.into(), description: id.into() },
             identity: Mutex::new(id.into()),
+            remembers: AtomicBool::new(false),
             stored: Mutex::new(stored),
         })
     }
@@ -229,6 +232,10 @@ impl RowSink for Memory {
             held.retain(selected);
         }
         Box::pin(async { Ok(held) })
+    }
+
+    fn remembers(&self) -> bool {
+        self.remembers.load(Ordering::Relaxed)
     }
 
     fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>> {

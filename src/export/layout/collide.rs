@@ -91,6 +91,12 @@ impl Places {
         self.rows.get(key).map(|row| self.path_of(key, row)).transpose()
     }
 
+    /// Returns the path of the index, where there is one.
+    pub fn index_path(&self) -> Result<Option<FilePath>, LayoutError> {
+        let wanted = self.layout.has_index();
+        wanted.then(|| self.layout.index_path(&self.inventory, self.generation)).transpose()
+    }
+
     /// Returns all rows with their paths, in canonical order.
     pub fn in_order(&self) -> Result<Vec<(FilePath, &Row)>, LayoutError> {
         let mut rows: Vec<_> = self.rows.iter().collect();

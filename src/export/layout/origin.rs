@@ -65,6 +65,21 @@ impl Layout {
         }
     }
 
+    /// Tells whether a path could be that of a row.
+    pub(super) fn may_be_of_row(&self, path: &FilePath) -> bool {
+        let path: Vec<&str> = path.as_str().split('/').collect();
+        let template: Vec<&[Piece]> =
+            self.row.segments.iter().map(Vec::as_slice).filter(|segment| !segment.is_empty()).collect();
+        self.fits(&template, &path)
+    }
+
+    fn fits(&self, template: &[&[Piece]], path: &[&str]) -> bool {
+        let Some((segment, template)) = template.split_first() else { return path.is_empty() };
+        let fits =
+            path.split_first().is_some_and(|(text, path)| self.may_be(segment, text) && self.fits(template, path));
+        fits || is_optional(segment) && self.fits(template, path)
+    }
+
     /// Collects every pair of target and namespace that the template and the path allow.
     fn follow<'p>(
         &self,
@@ -79,8 +94,7 @@ impl Layout {
             }
             return;
         };
-        let optional = segment.iter().all(|piece| matches!(piece, Piece::Slot(Slot::SourceNamespace | Slot::Group)));
-        if optional {
+        if is_optional(segment) {
             self.follow(template, path, so_far, found);
         }
         let Some((text, path)) = path.split_first() else { return };
@@ -126,6 +140,11 @@ impl Layout {
         }
         true
     }
+}
+
+/// Tells whether a segment may be missing from a path.
+fn is_optional(segment: &[Piece]) -> bool {
+    segment.iter().all(|piece| matches!(piece, Piece::Slot(Slot::SourceNamespace | Slot::Group)))
 }
 
 /// Reads an item in any format: the sink may have said another one when the file was written.

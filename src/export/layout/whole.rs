@@ -27,6 +27,22 @@ pub struct Rendered {
     pub refused: Vec<TooLarge>,
 }
 
+fn manifest_path(document: &FilePath) -> String {
+    format!("{}.manifest.json", document.split_extension().0)
+}
+
+/// Returns what stands for the name of an inventory in the path of a part.
+fn part_name(inventory: &InventoryKey, index: usize, total: usize) -> String {
+    format!("{}.part-{index:04}-of-{total:04}", inventory.name)
+}
+
+/// Reads which part a path is of, if it is one.
+fn part_numbers(path: &FilePath) -> Option<(usize, usize)> {
+    let (index, rest) = path.as_str().rsplit_once(".part-")?.1.split_once("-of-")?;
+    let total = rest.split(|letter: char| !letter.is_ascii_digit()).next()?;
+    Some((index.parse().ok()?, total.parse().ok()?))
+}
+
 impl Layout {
     /// Returns the files of an inventory.
     ///
@@ -46,6 +62,23 @@ impl Layout {
                 None => self.parts(document),
             },
         }
+    }
+
+    /// Tells whether a file is one that this layout writes for an inventory of this generation, with whatever rows and
+    /// limits: the document, its manifest and parts, or the file of a row.
+    pub fn writes(&self, inventory: &InventoryKey, generation: i64, path: &FilePath) -> Result<bool, LayoutError> {
+        if self.is_tree() {
+            return Ok(true);
+        }
+        let document = self.document_path(inventory, generation)?;
+        if *path == document || path.as_str() == manifest_path(&document) {
+            return Ok(true);
+        }
+        if let Some((index, total)) = part_numbers(path) {
+            let name = part_name(inventory, index, total);
+            return Ok(self.inventory_path(&self.document, OF_DOCUMENT, inventory, &name, generation)? == *path);
+        }
+        Ok(self.spec.mode.is_none() && self.may_be_of_row(path))
     }
 
     /// Returns the layout of the auto tree.
@@ -72,7 +105,7 @@ impl Layout {
         let (mut files, mut checksums) = (Vec::with_capacity(total + 1), Vec::with_capacity(total));
         for (index, rows) in cut.parts.iter().enumerate() {
             let part = PartOf { index: index + 1, total };
-            let name = format!("{}.part-{:04}-of-{total:04}", inventory.name, part.index);
+            let name = part_name(inventory, part.index, total);
             let path = self.inventory_path(&self.document, OF_DOCUMENT, inventory, &name, generation)?;
             let (text, checksum) = stamped.write(self.notation, rows, Some(part));
             files.push(File { path, text });
@@ -114,7 +147,7 @@ impl Layout {
         let mut text = Text::from(indented);
         text.stamp_after(b"\n  \"generation\": ", Shape::Number);
         text.stamp_after(b"\n  \"exportedAt\": ", Shape::Time);
-        let path = format!("{}.manifest.json", document.split_extension().0);
+        let path = manifest_path(document);
         let path = FilePath::new(&path).map_err(|fault| LayoutError::Path { field: OF_DOCUMENT, path, fault })?;
         Ok(File { path, text })
     }

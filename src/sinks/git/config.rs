@@ -3,17 +3,18 @@
 use std::fmt;
 use std::num::NonZeroU32;
 
+use super::mirror::Place;
 use crate::export::layout::LayoutSpec;
 use crate::metrics::SinkType;
-use crate::model::{Cluster, Name};
+use crate::model::{Cluster, SinkKey};
 use crate::secret::Secret;
-use crate::sinks::TlsConfig;
+use crate::sinks::{TlsConfig, digest_of};
 
 /// Settings of one sink of type `git` or `gitlab`.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct GitConfig {
-    /// Name of the sink object, for commit messages.
-    pub sink: Name,
+    /// The sink object: its name is in commit messages, and two of them do not write one inventory to one branch.
+    pub sink: SinkKey,
     /// `git` or `gitlab`.
     pub kind: SinkType,
     /// `spec.cluster`; empty is shown as `default`.
@@ -41,6 +42,55 @@ pub struct GitConfig {
     pub layout: LayoutSpec,
     /// Whether files that the inventory wrote earlier and no longer writes are removed: always in tree layouts.
     pub prune: bool,
+}
+
+impl fmt::Debug for GitConfig {
+    /// Leaves the address out, in which somebody may have written a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sink, kind, branch, credentials, .. } = self;
+        f.debug_struct("GitConfig")
+            .field("sink", sink)
+            .field("kind", kind)
+            .field("branch", branch)
+            .field("credentials", credentials)
+            .finish_non_exhaustive()
+    }
+}
+
+impl GitConfig {
+    /// Returns what makes two sinks share a writer: where it leads, by which credential, and how it writes.
+    pub(super) fn writer_key(&self, place: &Place) -> [u8; 32] {
+        let (user, secret, known_hosts) = match &self.credentials {
+            Credentials::Anonymous => (None, None, None),
+            Credentials::Basic { user, password } => (Some(user), Some(password), None),
+            Credentials::Ssh { user, key, known_hosts } => (Some(user), Some(key), known_hosts.as_ref()),
+        };
+        let key = self.tls.client_key_pem.as_ref().map(|key| key.expose().as_bytes());
+        let parts = [
+            Some(place.url.as_bytes()),
+            Some(place.branch.as_bytes()),
+            user.map(String::as_bytes),
+            secret.map(|secret| secret.expose().as_bytes()),
+            known_hosts.map(String::as_bytes),
+            self.tls.ca_pem.as_deref(),
+            self.tls.client_cert_pem.as_deref(),
+            key,
+            self.tls.insecure_skip_verify.then_some(&[][..]),
+            (self.push == PushPolicy::Force).then_some(&[][..]),
+            (self.challenge == Challenge::Skipped).then_some(&[][..]),
+            Some(&self.depth.get().to_le_bytes()),
+            Some(self.author.name.as_bytes()),
+            Some(self.author.email.as_bytes()),
+        ];
+        digest_of(&parts)
+    }
+
+    /// Returns a digest of all that decides which files are written.
+    pub(super) fn appearance(&self) -> [u8; 32] {
+        // Every field of a layout counts, and the form in which it is printed for debugging has them all.
+        let layout = format!("{:?}", self.layout);
+        digest_of(&[Some(layout.as_bytes()), self.prune.then_some(&[][..])])
+    }
 }
 
 /// How a branch is moved.

@@ -94,17 +94,9 @@ async fn refusal(
     }
     Ok(Refused {
         key: row.key(),
-        object: object(row),
+        object: row.object(),
         reason: "ExportTerminal",
         message: cause.refusal(mend),
         excess: None,
     })
-}
-
-/// Names the collected object as people do: `apps/v1 Deployment team-a/web`.
-fn object(row: &Row) -> String {
-    let gvk = &row.origin.gvk;
-    let slash = |text: &str| if text.is_empty() { String::new() } else { format!("{text}/") };
-    let (group, namespace) = (slash(&gvk.group), slash(row.namespace.as_str()));
-    format!("{group}{} {} {namespace}{}", gvk.version, gvk.kind, row.body.name())
 }

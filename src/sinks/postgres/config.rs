@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::dsn::{Dsn, SslMode};
 use super::error::PostgresError;
 use crate::secret::Secret;
-use crate::sinks::{Destination, TlsConfig};
+use crate::sinks::{Destination, TlsConfig, digest_of};
 
 /// How long one statement may take when `options.statement_timeout` does not say.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_mins(2);
@@ -91,21 +91,14 @@ impl PostgresConfig {
     }
 
     fn pool_key(&self) -> [u8; 32] {
-        let mut hasher = blake3::Hasher::new();
         let key = self.tls.client_key_pem.as_ref().map(|key| key.expose().as_bytes());
-        let parts = [
+        digest_of(&[
             Some(self.dsn.expose().as_bytes()),
             self.tls.ca_pem.as_deref(),
             self.tls.client_cert_pem.as_deref(),
             key,
             self.tls.insecure_skip_verify.then_some(&[][..]),
-        ];
-        for part in parts {
-            // Length first, so that no two configurations read the same; absent differs from empty.
-            hasher.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
-            hasher.update(part.unwrap_or_default());
-        }
-        *hasher.finalize().as_bytes()
+        ])
     }
 }
 

@@ -25,9 +25,10 @@ use tracing::debug;
 use super::config::{Checked, PostgresConfig};
 use super::dsn::{Dsn, Host, Session, SslMode};
 use super::error::PostgresError;
-use super::tls::{self, TlsError, Verify};
+use super::tls::verify;
 use crate::sinks::TlsConfig;
 use crate::sinks::netguard::Guard;
+use crate::sinks::tls::{Roots, TlsError, client_config};
 
 /// Connections of one pool. Two let a slow delivery and a probe go side by side.
 const CONNECTIONS: usize = 2;
@@ -206,10 +207,14 @@ impl Pool {
     /// Builds the TLS settings at first use, off the async threads: the certificates of the system are files.
     async fn connector(&self) -> Result<MakeRustlsConnect, PostgresError> {
         let build = || async {
-            let (verify, tls) = (Verify::of(self.ssl_mode, &self.tls), self.tls.clone());
-            let (system, direct) = (self.dsn.system_roots, self.dsn.ssl_negotiation == SslNegotiation::Direct);
+            let (verify, tls) = (verify(self.ssl_mode, &self.tls), self.tls.clone());
+            let roots = if self.dsn.system_roots { Roots::System } else { Roots::Given };
+            let alpn: &'static [&'static [u8]] = match self.dsn.ssl_negotiation {
+                SslNegotiation::Direct => &[b"postgresql"],
+                _ => &[],
+            };
             let built: Result<Result<ClientConfig, TlsError>, _> =
-                tokio::task::spawn_blocking(move || tls::client_config(verify, &tls, system, direct)).await;
+                tokio::task::spawn_blocking(move || client_config(verify, &tls, roots, alpn)).await;
             match built {
                 Ok(config) => config.map(MakeRustlsConnect::new).map_err(PostgresError::Tls),
                 Err(_) => Err(PostgresError::Closed { doing: "set up TLS".to_owned() }),

@@ -8,15 +8,14 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-use rustls::AlertDescription;
 use tokio_postgres::error::{DbError, SqlState};
 
 use super::dsn::DsnError;
 use super::schema::SchemaError;
-use super::tls::TlsError;
 use crate::error::{Class, Classify};
 use crate::sinks::mandate::Deposed;
 use crate::sinks::netguard::DialError;
+use crate::sinks::tls::{TlsError, handshake_class};
 use crate::sinks::{Fault, SinkError};
 
 /// A failure of the PostgreSQL sink.
@@ -281,38 +280,6 @@ impl Classify for PostgresError {
     }
 }
 
-/// A certificate that is refused stays refused; a cut handshake may succeed next time.
-fn handshake_class(error: &rustls::Error) -> Class {
-    use rustls::Error as Tls;
-    match error {
-        Tls::InvalidCertificate(_)
-        | Tls::NoCertificatesPresented
-        | Tls::UnsupportedNameType
-        | Tls::PeerIncompatible(_)
-        | Tls::InvalidCertRevocationList(_)
-        | Tls::InconsistentKeys(_)
-        | Tls::NoApplicationProtocol
-        | Tls::AlertReceived(
-            AlertDescription::HandshakeFailure
-            | AlertDescription::NoCertificate
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnsupportedCertificate
-            | AlertDescription::CertificateRevoked
-            | AlertDescription::CertificateExpired
-            | AlertDescription::CertificateUnknown
-            | AlertDescription::CertificateRequired
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied
-            | AlertDescription::DecryptError
-            | AlertDescription::ProtocolVersion
-            | AlertDescription::InsufficientSecurity
-            | AlertDescription::UnrecognisedName
-            | AlertDescription::NoApplicationProtocol,
-        ) => Class::Terminal,
-        _ => Class::Transient,
-    }
-}
-
 /// Tells a server that serves nobody from one that refuses this statement, by class (PostgreSQL manual, appendix A).
 fn state_fault(state: &SqlState) -> Fault {
     match state.code() {
@@ -448,16 +415,12 @@ mod tests {
     }
 
     #[test]
-    fn class_follows_the_tls_failure() {
+    fn tls_failure_is_found_inside_what_the_driver_reports() {
         use rustls::CertificateError;
         for (error, class) in [
             (rustls::Error::InvalidCertificate(CertificateError::Expired), Class::Terminal),
-            (rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer), Class::Terminal),
-            (rustls::Error::AlertReceived(AlertDescription::CertificateRequired), Class::Terminal),
-            (rustls::Error::AlertReceived(AlertDescription::InternalError), Class::Transient),
             (rustls::Error::HandshakeNotComplete, Class::Transient),
         ] {
-            assert_eq!(handshake_class(&error), class, "{error}");
             let wrapped = io::Error::new(io::ErrorKind::InvalidData, error);
             assert_eq!(PostgresError::io("connect".to_owned(), wrapped).class(), class);
         }
