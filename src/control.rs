@@ -9,8 +9,10 @@
 
 mod connection_test;
 mod errand;
+mod family;
 mod inventory;
 mod overview;
+mod preview;
 mod probe;
 mod resolve;
 mod secrets;
@@ -33,18 +35,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
     Kind, KollectConnectionTestSpec, KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec,
-    KollectScopeSpec, KollectTargetSpec,
+    KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
 use crate::metrics::{Controller, Metrics};
-use crate::model::{Namespace, ObjectKey};
+use crate::model::{Family, Namespace, ObjectKey, SinkKey};
 use crate::sinks;
 use crate::status::events::{EventWriter, between};
 use crate::status::{StatusWriter, Subject};
 use crate::store::Store;
 use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
 use errand::{Errand, Errands};
+use family::SinkShelves;
 pub use overview::Overview;
 use probe::Probes;
 use secrets::Secrets;
@@ -90,7 +93,7 @@ struct Shelves {
     profiles: Shelf<KollectProfileSpec>,
     targets: Shelf<KollectTargetSpec>,
     inventories: Shelf<KollectInventorySpec>,
-    databases: Shelf<KollectDatabaseSinkSpec>,
+    sinks: SinkShelves,
     scopes: Shelf<KollectScopeSpec>,
     tests: Shelf<KollectConnectionTestSpec>,
     /// Kinds that only get told that they are not served.
@@ -118,7 +121,7 @@ pub struct Control {
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
     inventories: BTreeMap<ObjectKey, inventory::State>,
-    sinks: BTreeMap<ObjectKey, sink::State>,
+    sinks: BTreeMap<Subject, sink::State>,
     tests: BTreeMap<ObjectKey, connection_test::State>,
     probes: Probes,
     errands: Errands,
@@ -247,7 +250,8 @@ impl Control {
                     Kind::Profile => shelves.profiles.take(event),
                     Kind::Target => shelves.targets.take(event),
                     Kind::Inventory => shelves.inventories.take(event),
-                    Kind::DatabaseSink => shelves.databases.take(event),
+                    Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
+                    Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
                     other => shelves.others.entry(other).or_default().take(event),
@@ -292,11 +296,11 @@ impl Control {
 
     /// Queues the sinks that point at these Secrets, and what uses them.
     fn concern_secrets(&mut self, changed: &BTreeSet<ObjectKey>) {
-        let sinks = self.shelves.databases.iter();
-        let pointing = sinks.filter(|(key, sink)| resolve::points_at(key, sink, changed));
-        let pointing: Vec<ObjectKey> = pointing.map(|(key, _)| key.clone()).collect();
-        let namespaces: BTreeSet<Namespace> = pointing.iter().map(|key| key.namespace.clone()).collect();
-        self.work.extend(pointing.into_iter().map(|key| (Kind::DatabaseSink, key)));
+        let sinks = self.shelves.sinks.iter();
+        let pointing = sinks.filter(|(key, sink)| resolve::points_at(&key.object, sink, changed));
+        let pointing: Vec<SinkKey> = pointing.map(|(key, _)| key).collect();
+        let namespaces: BTreeSet<Namespace> = pointing.iter().map(|key| key.object.namespace.clone()).collect();
+        self.work.extend(pointing.into_iter().map(|key| (Kind::of_family(key.family), key.object)));
         self.queue_inventories(|key| namespaces.contains(&key.namespace));
         self.queue_tests(|key| namespaces.contains(&key.namespace));
     }
@@ -387,7 +391,8 @@ impl Control {
         match kind {
             Kind::Target => self.reconcile_target(key),
             Kind::Inventory => self.reconcile_inventory(key).await,
-            Kind::DatabaseSink => self.reconcile_database_sink(key),
+            Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
+            Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
             Kind::ConnectionTest => self.reconcile_connection_test(key),
             _ => self.reconcile_unserved(kind, key),
         }
@@ -490,7 +495,8 @@ impl Shelves {
             Kind::Profile => self.profiles.get(key)?.uid(),
             Kind::Target => self.targets.get(key)?.uid(),
             Kind::Inventory => self.inventories.get(key)?.uid(),
-            Kind::DatabaseSink => self.databases.get(key)?.uid(),
+            Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
+            Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
             other => self.others.get(other)?.get(key)?.uid(),
@@ -503,11 +509,11 @@ impl Shelves {
         self.profiles.synced()
             && self.targets.synced()
             && self.inventories.synced()
-            && self.databases.synced()
+            && self.sinks.synced()
             && self.scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::ClusterTarget, Kind::ClusterScope, Kind::SnapshotSink, Kind::EventSink, Kind::ClusterInventory]
+            && [Kind::ClusterTarget, Kind::ClusterScope, Kind::EventSink, Kind::ClusterInventory]
                 .iter()
                 .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
     }

@@ -146,8 +146,14 @@ impl Inner {
         if !key.namespace.is_empty() {
             object["metadata"]["namespace"] = json!(key.namespace.as_str());
         }
-        let parameters = PatchParams::apply(FIELD_MANAGER).force();
-        let patch = Patch::Apply(&object);
+        let mut parameters = PatchParams::apply(FIELD_MANAGER).force();
+        let mut patch = Patch::Apply(object);
+        if status.as_object().is_some_and(serde_json::Map::is_empty) {
+            // The server takes an applied status without any field for no status at all, and keeps the one it has. Only
+            // that of a sink can be empty, and these are its fields.
+            parameters.force = false;
+            patch = Patch::Merge(json!({"status": {"conditions": null, "preview": null}}));
+        }
         let request = api.patch_status(key.name.as_str(), &parameters, &patch);
         let result = match tokio::time::timeout(DEADLINE, request).await {
             Ok(result) => result.map(|_| ()),

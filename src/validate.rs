@@ -15,16 +15,21 @@ use crate::api::v1alpha1::Duration;
 use crate::error::{Class, Classify};
 
 mod connection_test;
+mod endpoint;
 mod inventory;
 pub mod not_served;
 mod profile;
 mod sink;
+mod snapshot;
 mod target;
+mod template;
 
 pub use connection_test::connection_test;
+pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
 pub use profile::{ValidatedProfile, profile};
 pub use sink::{Probe, ValidatedPostgres, postgres};
+pub use snapshot::{ValidatedGit, git};
 pub use target::{NamespaceFilter, ValidatedTarget, target};
 
 /// The longest interval between exports.

@@ -16,7 +16,7 @@ use super::probe::{Order, Probed, Verdict, of_connection};
 use super::resolve::{Failing, Obstacle};
 use super::shelf::Object;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
-use crate::api::v1alpha1::{Kind, KollectConnectionTestSpec, KollectConnectionTestStatus, KollectDatabaseSinkSpec};
+use crate::api::v1alpha1::{Kind, KollectConnectionTestSpec, KollectConnectionTestStatus};
 use crate::error::Class;
 use crate::metrics::{Outcome, SinkType};
 use crate::model::{Family, Name, ObjectKey, SinkKey};
@@ -86,8 +86,8 @@ impl Control {
                 return None;
             }
             self.alarms.insert(subject.clone(), Instant::now() + left.unsigned_abs());
-            if let Ok((Family::Database, name)) = validate::connection_test(spec) {
-                self.adopt(subject, object, spec, &name);
+            if let Ok(named) = validate::connection_test(spec) {
+                self.adopt(subject, object, spec, &sink_key(subject, named));
             }
             return None;
         }
@@ -116,8 +116,10 @@ impl Control {
                     return Phase::New;
                 }
                 // Without a sink there is no type to count it under.
-                if matches!(failing.reason, reasons::SECRET_RESOLVE_FAILED | reasons::CONNECTION_TEST_FAILED) {
-                    self.parts.metrics.probed(SinkType::Postgres, Outcome::Failure);
+                if matches!(failing.reason, reasons::SECRET_RESOLVE_FAILED | reasons::CONNECTION_TEST_FAILED)
+                    && let Some(kind) = self.tested_type(subject, object)
+                {
+                    self.parts.metrics.probed(kind, Outcome::Failure);
                 }
                 tell(subject, object, &failing);
                 Phase::Over(Err(failing), Duration::ZERO)
@@ -128,37 +130,41 @@ impl Control {
     fn resolve_test(&mut self, subject: &Subject, object: &Test) -> Result<Order, Obstacle> {
         let invalid = |message: String| Obstacle::refused(reasons::INVALID_SINK_REF, message);
         let spec = object.spec.as_ref().map_err(|error| invalid(error.to_string()))?;
-        let (family, name) = validate::connection_test(spec).map_err(|errors| invalid(errors.to_string()))?;
-        let field = format!("spec.sinkRef.{}SinkRef", family.as_str());
-        if family != Family::Database {
+        let named = validate::connection_test(spec).map_err(|errors| invalid(errors.to_string()))?;
+        let key = sink_key(subject, named);
+        let field = format!("spec.sinkRef.{}SinkRef", key.family.as_str());
+        let Some(sinks) = self.shelves.sinks.of(key.family) else {
             return Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build")));
-        }
-        let namespace = &subject.1.namespace;
-        let key = SinkKey { family, object: ObjectKey::new(namespace.clone(), name.clone()) };
-        let Some(sink) = self.shelves.databases.get(&key.object).cloned() else {
+        };
+        let Some(sink) = sinks.get(&key.object).cloned() else {
             let message = format!(
-                "{field}: there is no KollectDatabaseSink {:?} in namespace {:?}; create it or name another",
-                name.as_str(),
-                namespace.as_str()
+                "{field}: there is no {} {:?} in namespace {:?}; create it or name another",
+                Kind::of_family(key.family).as_str(),
+                key.object.name.as_str(),
+                key.object.namespace.as_str()
             );
             return Err(Obstacle::refused(reasons::SINK_NOT_FOUND, message));
         };
-        self.adopt(subject, object, spec, &name);
-        let resolved = self.postgres_config(&key, &sink).map_err(of_sink)?;
-        let opened = self.parts.registry.postgres(&resolved.config);
-        let sink = opened.map_err(|error| of_sink(Obstacle::Refused(Failing::from(&error))))?;
+        self.adopt(subject, object, spec, &key);
+        let resolved = self.resolve(&key, &sink).map_err(of_sink)?;
+        let sink = self.open(&resolved.settings).map_err(of_sink)?;
         let revision = revision(object.uid(), object.generation());
         Ok(Order { subject: subject.clone(), revision, sink: sink.sink() })
     }
 
+    /// Returns the type of the sink that a test names.
+    fn tested_type(&self, subject: &Subject, object: &Test) -> Option<SinkType> {
+        let named = validate::connection_test(object.spec.as_ref().ok()?).ok()?;
+        self.shelves.sinks.get(&sink_key(subject, named))?.spec.as_ref().ok()?.kind()
+    }
+
     /// Makes the sink the owner of the test, unless it is or shall not be.
-    fn adopt(&mut self, subject: &Subject, object: &Test, spec: &KollectConnectionTestSpec, sink: &Name) {
+    fn adopt(&mut self, subject: &Subject, object: &Test, spec: &KollectConnectionTestSpec, key: &SinkKey) {
         if spec.owner_sink == Some(false) {
             return;
         }
-        let key = ObjectKey::new(subject.1.namespace.clone(), sink.clone());
-        let Some(sink) = self.shelves.databases.get(&key) else { return };
-        if let Some(patch) = adoption(&object.meta, sink) {
+        let Some(sink) = self.shelves.sinks.get(key) else { return };
+        if let Some(patch) = adoption(&object.meta, key.family, &sink.meta) {
             self.send(subject.clone(), Errand::Merge(patch));
         }
     }
@@ -196,6 +202,11 @@ impl Control {
     }
 }
 
+/// Returns the sink that a test names: it is in the namespace of the test.
+fn sink_key(subject: &Subject, (family, name): (Family, Name)) -> SinkKey {
+    SinkKey { family, object: ObjectKey::new(subject.1.namespace.clone(), name) }
+}
+
 fn revision(uid: &str, generation: i64) -> String {
     format!("{uid}/{generation}")
 }
@@ -231,18 +242,19 @@ fn end(status: &KollectConnectionTestStatus, object: &Test) -> Option<Timestamp>
 }
 
 /// Returns the patch that makes a sink the owner of a test: none where it is, or where another controller owns it.
-fn adoption(test: &ObjectMeta, sink: &Object<KollectDatabaseSinkSpec>) -> Option<Value> {
+fn adoption(test: &ObjectMeta, family: Family, sink: &ObjectMeta) -> Option<Value> {
     let mut owners = test.owner_references.clone().unwrap_or_default();
-    let known = owners.iter().any(|owner| owner.uid == sink.uid() || owner.controller == Some(true));
-    if known || sink.uid().is_empty() {
+    let uid = sink.uid.clone().unwrap_or_default();
+    let known = owners.iter().any(|owner| owner.uid == uid || owner.controller == Some(true));
+    if known || uid.is_empty() {
         return None;
     }
-    let resource = Kind::DatabaseSink.resource();
+    let resource = Kind::of_family(family).resource();
     owners.push(OwnerReference {
         api_version: resource.api_version,
         kind: resource.kind,
-        name: sink.meta.name.clone().unwrap_or_default(),
-        uid: sink.uid().to_owned(),
+        name: sink.name.clone().unwrap_or_default(),
+        uid,
         controller: Some(true),
         block_owner_deletion: None,
     });
@@ -285,10 +297,8 @@ mod tests {
         Object { meta, spec: Ok(serde_json::from_value(spec).unwrap()), status: Value::Null }
     }
 
-    fn sink() -> Object<KollectDatabaseSinkSpec> {
-        let spec = json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "rows"}});
-        let meta = ObjectMeta { name: Some("pg".to_owned()), uid: Some("sink".to_owned()), ..ObjectMeta::default() };
-        Object { meta, spec: Ok(serde_json::from_value(spec).unwrap()), status: Value::Null }
+    fn sink() -> ObjectMeta {
+        ObjectMeta { name: Some("pg".to_owned()), uid: Some("sink".to_owned()), ..ObjectMeta::default() }
     }
 
     #[test]
@@ -318,7 +328,7 @@ mod tests {
             controller: Some(controller),
             ..OwnerReference::default()
         };
-        let adopted = |owners: &[OwnerReference]| adoption(&test(spec(), owners).meta, &sink());
+        let adopted = |owners: &[OwnerReference]| adoption(&test(spec(), owners).meta, Family::Database, &sink());
         let patch = adopted(&[owner("other", false)]).unwrap();
         let metadata = &patch["metadata"];
         assert_eq!(metadata["resourceVersion"], "7");

@@ -11,24 +11,22 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use places::{Left, Way, policy};
+use places::{Left, Way};
 use report::{SinkState, SinkView, degraded, findings, substance};
 use wish::{AUDIT_NOW, Asked, EXPORT_NOW, Wish};
 
 use super::Control;
-use super::resolve::{Failing, Obstacle, Resolved, STARTING};
+use super::family::{SinkObject, SinkSpec};
+use super::resolve::{Failing, Obstacle, Resolved, STARTING, Settings};
 use super::shelf::Object;
 use super::target::absence::ALLOW_MASS_DELETION;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
-use crate::api::v1alpha1::{
-    Destination, InventorySinkRef, Kind, KollectDatabaseSinkSpec, KollectInventorySpec, KollectInventoryStatus,
-};
+use crate::api::v1alpha1::{Destination, InventorySinkRef, Kind, KollectInventorySpec, KollectInventoryStatus};
 use crate::deliver::{Binding, Gap, Place, SHARD_WARNING_ROWS};
 use crate::error::Class;
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
-use crate::sinks::Sink;
-use crate::sinks::postgres::PostgresConfig;
+use crate::sinks::{Leave, Sink};
 use crate::store::Awaited;
 use crate::validate;
 
@@ -64,6 +62,16 @@ struct Ref {
     sink: SinkKey,
     outcome: Result<(), Obstacle>,
     interval: Duration,
+    leads: Leads,
+}
+
+/// Where a reference may lead that cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leads {
+    /// To a place with rows of ours, for all that is known.
+    Anywhere,
+    /// To a type of sink that this build does not serve: no rows are there.
+    Nowhere,
 }
 
 impl Ref {
@@ -71,8 +79,7 @@ impl Ref {
     fn is_settled(&self) -> bool {
         match &self.outcome {
             Ok(()) => true,
-            // A family that is not served leads nowhere that rows could be.
-            Err(Obstacle::Refused(_)) => self.sink.family != Family::Database,
+            Err(Obstacle::Refused(_)) => self.leads == Leads::Nowhere,
             Err(Obstacle::Wait(_)) => false,
         }
     }
@@ -226,30 +233,29 @@ impl Control {
         state: &mut State,
     ) -> Ref {
         let sink_key = SinkKey { family, object: ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str())) };
-        let mut interval = sink.export_min_interval.unwrap_or(spec.export_min_interval).get();
-        let outcome = match family {
-            Family::Snapshot | Family::Event => {
-                let message = format!("spec.{}SinkRefs[{index}]: not in this build", family.as_str());
-                Err(Obstacle::refused(reasons::NOT_SERVED, message))
+        let served = self.shelves.sinks.of(family);
+        let there = served.and_then(|sinks| sinks.get(&sink_key.object)).cloned();
+        let sink_spec = there.as_ref().and_then(|there| there.spec.as_ref().ok());
+        let interval = interval(sink, sink_spec, spec);
+        let unserved = served.is_none() || sink_spec.is_some_and(|spec| !spec.may_hold_rows());
+        let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
+        let field = format!("spec.{}SinkRefs[{index}]", family.as_str());
+        let outcome = match &there {
+            _ if served.is_none() => Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build"))),
+            None => Err(Obstacle::refused(
+                reasons::SINK_NOT_FOUND,
+                format!(
+                    "{field}: there is no {} {:?} in namespace {:?}; create it or remove the reference",
+                    Kind::of_family(family).as_str(),
+                    sink.name,
+                    key.namespace.as_str()
+                ),
+            )),
+            Some(there) => {
+                let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
+                let ceiling = sink.max_export_bytes.or(spec.max_export_bytes);
+                self.bind_sink(binding, object, there, (interval, ceiling), state).await
             }
-            Family::Database => match self.shelves.databases.get(&sink_key.object) {
-                None => Err(Obstacle::refused(
-                    reasons::SINK_NOT_FOUND,
-                    format!(
-                        "spec.databaseSinkRefs[{index}]: there is no KollectDatabaseSink {:?} in namespace {:?}; \
-                         create it or remove the reference",
-                        sink.name,
-                        key.namespace.as_str()
-                    ),
-                )),
-                Some(database) => {
-                    let own = database.spec.as_ref().ok().and_then(|spec| spec.common.export_min_interval);
-                    interval = sink.export_min_interval.or(own).unwrap_or(spec.export_min_interval).get();
-                    let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
-                    let ceiling = sink.max_export_bytes.or(spec.max_export_bytes);
-                    self.bind_database(binding, object, &database.clone(), (interval, ceiling), state).await
-                }
-            },
         };
         if let Err(Obstacle::Refused(_)) = &outcome {
             let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
@@ -257,30 +263,29 @@ impl Control {
                 self.parts.deliveries.unbind(binding).await;
             }
         }
-        Ref { sink: sink_key, outcome, interval }
+        Ref { sink: sink_key, outcome, interval, leads }
     }
 
-    async fn bind_database(
+    async fn bind_sink(
         &self,
         key: BindingKey,
         inventory: &Object<KollectInventorySpec>,
-        sink: &Object<KollectDatabaseSinkSpec>,
+        sink: &SinkObject,
         (interval, ceiling): (Duration, Option<i64>),
         state: &mut State,
     ) -> Result<(), Obstacle> {
-        let Resolved { config, cluster, versions } = self.postgres_config(&key.sink, sink)?;
+        let Resolved { settings, cluster, versions } = self.resolve(&key.sink, sink)?;
         let revision =
             format!("{}/{}/{}/{}/{versions}", inventory.uid(), inventory.generation(), sink.uid(), sink.generation());
         if state.bindings.get(&key).is_some_and(|bound| bound.revision == revision) {
             return Ok(());
         }
-        let opened = self.parts.registry.postgres(&config);
-        let opened = opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))?;
+        let opened = self.open(&settings)?;
         // Where rows go is on record before the first one goes there (D7): it can then be found again.
         let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
-        let destination = destination(&key, &cluster, &config, &*opened);
-        let wanted = sink.spec.as_ref().ok().and_then(|spec| spec.deletion_policy);
-        let way = Way { sink: opened.sink(), leave: policy(wanted) };
+        let destination = destination(&key, &cluster, &settings, &*opened);
+        let leave = sink.spec.as_ref().map_or(Leave::Delete, SinkSpec::leave);
+        let way = Way { sink: opened.sink(), leave };
         state.ways.insert((destination.id.clone(), destination.cluster.clone()), way);
         if !recorded.destinations.iter().any(|there| same_place(there, &destination)) {
             state.bindings.insert(key, Bound { revision: String::new(), destination });
@@ -439,20 +444,25 @@ fn idle_for(last_write: Timestamp, now: Timestamp) -> Duration {
     now.duration_since(last_write).unsigned_abs()
 }
 
+/// Returns the least time between two writes: the reference says it, else the sink, else the inventory.
+fn interval(sink: &InventorySinkRef, sink_spec: Option<&SinkSpec>, inventory: &KollectInventorySpec) -> Duration {
+    let own = sink_spec.and_then(|spec| spec.common().export_min_interval);
+    sink.export_min_interval.or(own).unwrap_or(inventory.export_min_interval).get()
+}
+
 /// Returns what is put on record of a place before it is written to.
-fn destination(key: &BindingKey, cluster: &Cluster, config: &PostgresConfig, sink: &dyn Sink) -> Destination {
+fn destination(key: &BindingKey, cluster: &Cluster, settings: &Settings, sink: &dyn Sink) -> Destination {
     let there = sink.destination();
-    Destination {
+    let mut place = Destination {
         id: there.id.clone(),
         cluster: cluster.to_string(),
         sink: key.sink.to_string(),
-        sink_namespace: String::new(),
         type_: sink.kind().as_str().to_owned(),
         description: there.description.clone(),
-        schema: config.schema.clone(),
-        table: config.table.clone(),
-        state_table: config.state_table.clone().unwrap_or_default(),
-    }
+        ..Destination::default()
+    };
+    settings.note(&mut place);
+    place
 }
 
 /// Tells whether two entries of `status.destinations` have one key.
@@ -463,6 +473,35 @@ fn same_place(one: &Destination, other: &Destination) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::v1alpha1::{KollectDatabaseSinkSpec, KollectSnapshotSinkSpec};
+    use serde_json::{Value, json};
+
+    #[test]
+    fn the_interval_is_that_of_the_reference_then_the_sink_then_the_inventory() {
+        for (of_ref, of_sink, of_inventory, want) in [
+            (Some("1h"), Some("5m"), Some("1m"), 3600),
+            (Some("0s"), Some("5m"), Some("1m"), 0),
+            (None, Some("5m"), Some("1m"), 300),
+            (None, None, Some("1m"), 60),
+            (None, None, None, 30),
+            (None, Some("0s"), None, 0),
+        ] {
+            let field = |interval: Option<&str>| interval.map_or(json!({}), |it| json!({"exportMinInterval": it}));
+            let with = |mut spec: Value, interval| {
+                spec.as_object_mut().unwrap().append(field(interval).as_object_mut().unwrap());
+                spec
+            };
+            let reference = serde_json::from_value(with(json!({"name": "s"}), of_ref)).unwrap();
+            let inventory = serde_json::from_value(with(json!({}), of_inventory)).unwrap();
+            let git: KollectSnapshotSinkSpec = serde_json::from_value(with(json!({"type": "git"}), of_sink)).unwrap();
+            let postgres = with(json!({"type": "postgres"}), of_sink);
+            let postgres: KollectDatabaseSinkSpec = serde_json::from_value(postgres).unwrap();
+            for sink in [SinkSpec::from(git), SinkSpec::from(postgres)] {
+                let found = interval(&reference, Some(&sink), &inventory);
+                assert_eq!(found, Duration::from_secs(want), "{of_ref:?} {of_sink:?} {of_inventory:?}");
+            }
+        }
+    }
 
     #[test]
     fn a_last_write_in_the_future_is_an_age_and_no_panic() {

@@ -4,21 +4,25 @@
 //! same about what is wrong. What is read are shelves and Secrets that are known already; a Secret that is not yet known
 //! is read beside, and its news queue whoever asked.
 
+mod git;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Control;
+use super::family::{Checked, SinkObject, check};
 use super::secrets::{Content, Lookup, SHARED_WITH};
-use super::shelf::Object;
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::sink::{ProvisioningMode, Tls};
-use crate::api::v1alpha1::{KollectDatabaseSinkSpec, SecretRef};
+use crate::api::v1alpha1::{Destination, Kind, SecretRef};
 use crate::config::CrossNamespaceSecrets;
 use crate::error::{Class, Classify, chain};
+use crate::metrics::SinkType;
 use crate::model::{Cluster, Name, Namespace, ObjectKey, SinkKey};
+use crate::sinks::git::GitConfig;
 use crate::sinks::postgres::{PostgresConfig, Provisioning};
-use crate::sinks::{SinkError, TlsConfig};
-use crate::validate;
+use crate::sinks::{Backend, SinkError, TlsConfig};
+use crate::validate::ValidatedPostgres;
 
 /// What is said of a binding between its resolution and its first delivery.
 pub(super) const STARTING: &str = "the first delivery is being prepared: Secrets, lists, the destination";
@@ -46,13 +50,51 @@ impl From<&SinkError> for Failing {
     }
 }
 
-/// A Postgres sink with everything that its spec points at.
+/// A sink with everything that its spec points at.
 #[derive(Debug)]
 pub(super) struct Resolved {
-    pub(super) config: PostgresConfig,
+    pub(super) settings: Settings,
     pub(super) cluster: Cluster,
     /// Versions of the Secrets, in the order in which they were read.
     pub(super) versions: String,
+}
+
+/// The settings of one backend.
+#[derive(Debug)]
+pub(super) enum Settings {
+    Postgres(Box<PostgresConfig>),
+    Git(Box<GitConfig>),
+}
+
+impl Settings {
+    /// Notes in a record of a place what it takes to find that place again.
+    pub(super) fn note(&self, place: &mut Destination) {
+        match self {
+            Self::Postgres(config) => {
+                place.schema.clone_from(&config.schema);
+                place.table.clone_from(&config.table);
+                place.state_table = config.state_table.clone().unwrap_or_default();
+            }
+            Self::Git(config) => place.branch = config.branch.clone().unwrap_or_default(),
+        }
+    }
+
+    /// Points the settings at a place on record, with the connection that they have; `None` where it is none of theirs.
+    pub(super) fn pointed_at(mut self, place: &Destination) -> Option<Self> {
+        let types: &[SinkType] = match &mut self {
+            Self::Postgres(config) => {
+                config.schema.clone_from(&place.schema);
+                config.table.clone_from(&place.table);
+                config.state_table = Some(place.state_table.clone());
+                &[SinkType::Postgres]
+            }
+            Self::Git(config) => {
+                config.branch = Some(place.branch.clone());
+                &[SinkType::Git, SinkType::Gitlab]
+            }
+        };
+        types.iter().any(|kind| kind.as_str() == place.type_).then_some(self)
+    }
 }
 
 impl Obstacle {
@@ -62,50 +104,41 @@ impl Obstacle {
 }
 
 impl Control {
-    /// Resolves a Postgres sink with its Secrets.
-    pub(super) fn postgres_config(
-        &self,
-        key: &SinkKey,
-        sink: &Object<KollectDatabaseSinkSpec>,
-    ) -> Result<Resolved, Obstacle> {
-        let kind = "KollectDatabaseSink";
-        let name = key.object.name.as_str();
-        let spec = sink
-            .spec
-            .as_ref()
-            .map_err(|error| Obstacle::refused(reasons::INVALID_SPEC, format!("{kind} {name:?}: {error}")))?;
-        if let Some(unserved) = validate::not_served::message(&validate::not_served::database_sink(spec)) {
-            return Err(Obstacle::refused(reasons::NOT_SERVED, format!("{kind} {name:?}: {unserved}")));
-        }
-        let postgres = validate::postgres(spec)
-            .map_err(|errors| Obstacle::refused(reasons::INVALID_SPEC, format!("{kind} {name:?}: {errors}")))?;
+    /// Resolves a sink with its Secrets.
+    pub(super) fn resolve(&self, key: &SinkKey, sink: &SinkObject) -> Result<Resolved, Obstacle> {
+        let kind = Kind::of_family(key.family).as_str();
+        let checked = check(sink).map_err(|failing| {
+            let message = format!("{kind} {:?}: {}", key.object.name.as_str(), failing.message);
+            Obstacle::Refused(Failing { message, ..failing })
+        })?;
+        let spec = sink.spec.as_ref().map_err(|error| Obstacle::refused(reasons::INVALID_SPEC, error.to_string()))?;
         let mut secrets = SecretReader { control: self, sink: key, versions: Vec::new() };
-        let content = secrets.read("spec.postgres.databaseRef", &postgres.database_ref)?;
-        let keys = ["dsn", "url", "connectionString", "DATABASE_URL"];
-        let dsn = secrets.value("spec.postgres.databaseRef", &postgres.database_ref, &content, &keys)?;
-        let tls = secrets.tls(&postgres.tls)?;
-        let config = PostgresConfig {
-            dsn,
-            schema: postgres.schema,
-            table: postgres.table,
-            state_table: Some(postgres.state_table),
-            provisioning: match postgres.provisioning {
-                ProvisioningMode::Ensure => Provisioning::Ensure,
-                ProvisioningMode::Existing => Provisioning::Existing,
-            },
-            tls,
-            statement_timeout: postgres.statement_timeout,
-            lock_timeout: postgres.lock_timeout,
+        let (settings, cluster) = match checked {
+            Checked::Postgres(postgres) => {
+                let config = secrets.postgres(&postgres)?;
+                (Settings::Postgres(Box::new(config)), postgres.cluster)
+            }
+            Checked::Git(git) => (Settings::Git(Box::new(secrets.git(&git, spec.common())?)), git.cluster),
         };
-        Ok(Resolved { config, cluster: postgres.cluster, versions: secrets.versions.join(",") })
+        Ok(Resolved { settings, cluster, versions: secrets.versions.join(",") })
+    }
+
+    /// Opens the backend of a sink. Nothing is connected yet.
+    pub(super) fn open(&self, settings: &Settings) -> Result<Backend, Obstacle> {
+        let registry = &self.parts.registry;
+        let opened = match settings {
+            Settings::Postgres(config) => registry.postgres(config),
+            Settings::Git(config) => registry.git(config),
+        };
+        opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))
     }
 
     /// Lets go of Secrets that no sink points at any more.
     pub(super) fn forget_secrets(&self) {
         let mut wanted = BTreeSet::new();
-        for (key, sink) in self.shelves.databases.iter() {
+        for (key, sink) in self.shelves.sinks.iter() {
             let Ok(spec) = &sink.spec else { continue };
-            wanted.extend(secret_refs(spec).map(|secret| secret_key(&key.namespace, secret)));
+            wanted.extend(spec.secret_refs().into_iter().map(|secret| secret_key(&key.object.namespace, secret)));
         }
         self.secrets.retain(&wanted);
     }
@@ -120,7 +153,8 @@ struct SecretReader<'a> {
 
 impl SecretReader<'_> {
     fn failed(&self, field: &str, what: &str) -> Obstacle {
-        let message = format!("KollectDatabaseSink {:?}: {field}: {what}", self.sink.object.name.as_str());
+        let kind = Kind::of_family(self.sink.family).as_str();
+        let message = format!("{kind} {:?}: {field}: {what}", self.sink.object.name.as_str());
         Obstacle::refused(reasons::SECRET_RESOLVE_FAILED, message)
     }
 
@@ -160,6 +194,25 @@ impl SecretReader<'_> {
         })
     }
 
+    fn postgres(&mut self, postgres: &ValidatedPostgres) -> Result<PostgresConfig, Obstacle> {
+        let content = self.read("spec.postgres.databaseRef", &postgres.database_ref)?;
+        let keys = ["dsn", "url", "connectionString", "DATABASE_URL"];
+        let dsn = self.value("spec.postgres.databaseRef", &postgres.database_ref, &content, &keys)?;
+        Ok(PostgresConfig {
+            dsn,
+            schema: postgres.schema.clone(),
+            table: postgres.table.clone(),
+            state_table: Some(postgres.state_table.clone()),
+            provisioning: match postgres.provisioning {
+                ProvisioningMode::Ensure => Provisioning::Ensure,
+                ProvisioningMode::Existing => Provisioning::Existing,
+            },
+            tls: self.tls(&postgres.tls)?,
+            statement_timeout: postgres.statement_timeout,
+            lock_timeout: postgres.lock_timeout,
+        })
+    }
+
     fn tls(&mut self, tls: &Tls) -> Result<TlsConfig, Obstacle> {
         let mut config = TlsConfig { insecure_skip_verify: tls.insecure_skip_verify, ..TlsConfig::default() };
         if let Some(bundle) = &tls.ca_bundle {
@@ -181,13 +234,9 @@ impl SecretReader<'_> {
 }
 
 /// Tells whether a sink points at one of these Secrets.
-pub(super) fn points_at(
-    key: &ObjectKey,
-    sink: &Object<KollectDatabaseSinkSpec>,
-    secrets: &BTreeSet<ObjectKey>,
-) -> bool {
+pub(super) fn points_at(key: &ObjectKey, sink: &SinkObject, secrets: &BTreeSet<ObjectKey>) -> bool {
     let Ok(spec) = &sink.spec else { return false };
-    secret_refs(spec).any(|secret| secrets.contains(&secret_key(&key.namespace, secret)))
+    spec.secret_refs().into_iter().any(|secret| secrets.contains(&secret_key(&key.namespace, secret)))
 }
 
 fn secret_key(own: &Namespace, secret: &SecretRef) -> ObjectKey {
@@ -196,9 +245,67 @@ fn secret_key(own: &Namespace, secret: &SecretRef) -> ObjectKey {
     ObjectKey::new(namespace, Name::new(secret.name.as_str()))
 }
 
-/// Returns every Secret that a sink points at.
-fn secret_refs(spec: &KollectDatabaseSinkSpec) -> impl Iterator<Item = &SecretRef> {
-    let tls = spec.common.tls.iter();
-    let own = spec.postgres.iter().map(|postgres| &postgres.database_ref);
-    own.chain(tls.flat_map(|tls| tls.ca_secret_ref.iter().chain(tls.client_secret_ref.iter())))
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::export::layout::LayoutSpec;
+    use crate::model::Family;
+    use crate::secret::Secret;
+    use crate::sinks::git::{Author, Challenge, Credentials, MessageTemplate, PushPolicy};
+
+    fn git(branch: &str) -> Settings {
+        Settings::Git(Box::new(GitConfig {
+            sink: SinkKey {
+                family: Family::Snapshot,
+                object: ObjectKey::new(Namespace::new("team-a"), Name::new("repository")),
+            },
+            kind: SinkType::Git,
+            cluster: Cluster::new(""),
+            endpoint: "https://git.example.com/x".to_owned(),
+            branch: Some(branch.to_owned()),
+            push: PushPolicy::Commit,
+            credentials: Credentials::Anonymous,
+            challenge: Challenge::Awaited,
+            tls: TlsConfig::default(),
+            depth: std::num::NonZeroU32::MIN,
+            author: Author::default(),
+            message: MessageTemplate::default(),
+            layout: LayoutSpec::default(),
+            prune: false,
+        }))
+    }
+
+    fn postgres(table: &str) -> Settings {
+        Settings::Postgres(Box::new(PostgresConfig {
+            dsn: Secret::new("postgres://h/d"),
+            schema: "public".to_owned(),
+            table: table.to_owned(),
+            state_table: Some(format!("{table}_state")),
+            provisioning: Provisioning::Ensure,
+            tls: TlsConfig::default(),
+            statement_timeout: None,
+            lock_timeout: None,
+        }))
+    }
+
+    #[test]
+    fn a_place_on_record_is_found_again_with_the_connection_of_today() {
+        let recorded = |settings: &Settings, type_: &str| {
+            let mut place = Destination { type_: type_.to_owned(), ..Destination::default() };
+            settings.note(&mut place);
+            place
+        };
+        let of_branch = recorded(&git("main"), "gitlab");
+        assert_eq!((of_branch.branch.as_str(), of_branch.table.as_str()), ("main", ""));
+        let of_table = recorded(&postgres("rows"), "postgres");
+        assert_eq!((of_table.schema.as_str(), of_table.table.as_str()), ("public", "rows"));
+        assert_eq!((of_table.state_table.as_str(), of_table.branch.as_str()), ("rows_state", ""));
+
+        for (today, place) in [(git("other"), &of_branch), (postgres("other"), &of_table)] {
+            let again = recorded(&today.pointed_at(place).unwrap(), &place.type_);
+            assert_eq!(again, *place);
+        }
+        assert!(git("main").pointed_at(&of_table).is_none());
+        assert!(postgres("rows").pointed_at(&of_branch).is_none());
+    }
 }

@@ -65,6 +65,13 @@ impl Content {
         list.split(',').map(str::trim).any(|entry| entry == "*" || entry == namespace.as_str())
     }
 
+    /// Makes a Secret with these values, for tests of what is read from one.
+    #[cfg(test)]
+    pub(super) fn of(data: &[(&str, &str)]) -> Self {
+        let data = data.iter().map(|(key, value)| ((*key).to_owned(), Secret::new(*value))).collect();
+        Self { version: String::new(), shared_with: None, data }
+    }
+
     fn new(secret: KubeSecret) -> Self {
         let meta = secret.metadata;
         let data = secret.data.unwrap_or_default().into_iter();
@@ -299,11 +306,7 @@ mod tests {
     use super::*;
 
     fn content(shared_with: Option<&str>, data: &[(&str, &str)]) -> Content {
-        Content {
-            version: String::new(),
-            shared_with: shared_with.map(str::to_owned),
-            data: data.iter().map(|(key, value)| ((*key).to_owned(), Secret::new(*value))).collect(),
-        }
+        Content { shared_with: shared_with.map(str::to_owned), ..Content::of(data) }
     }
 
     #[test]

@@ -41,13 +41,14 @@ impl<S> Object<S> {
     }
 }
 
-impl<S: DeserializeOwned> Object<S> {
-    fn read(object: DynamicObject) -> (ObjectKey, Self) {
+impl<S> Object<S> {
+    fn read<D: DeserializeOwned + Into<S>>(object: DynamicObject) -> (ObjectKey, Self) {
         let DynamicObject { metadata, mut data, .. } = object;
         let key = key_of(&metadata);
         let status = data.get_mut("status").map(Value::take).unwrap_or_default();
         let spec = data.get_mut("spec").map_or_else(|| Value::Object(serde_json::Map::new()), Value::take);
-        let spec = serde_path_to_error::deserialize(spec)
+        let spec = serde_path_to_error::deserialize::<_, D>(spec)
+            .map(Into::into)
             .map_err(|error| SpecError { path: error.path().to_string(), message: error.inner().to_string() });
         (key, Self { meta: metadata, spec, status })
     }
@@ -110,13 +111,23 @@ impl<S> Shelf<S> {
 impl<S: DeserializeOwned> Shelf<S> {
     /// Takes an event in; returns the keys that it concerns, and how.
     pub(super) fn take(&mut self, event: Event<DynamicObject>) -> Vec<(ObjectKey, News)> {
+        self.take_as::<S>(event)
+    }
+}
+
+impl<S> Shelf<S> {
+    /// Takes an event in whose object has a spec of its own form.
+    pub(super) fn take_as<D: DeserializeOwned + Into<S>>(
+        &mut self,
+        event: Event<DynamicObject>,
+    ) -> Vec<(ObjectKey, News)> {
         match event {
             Event::Init => {
                 self.listing.clear();
                 Vec::new()
             }
             Event::InitApply(object) => {
-                let (key, news) = self.put(object);
+                let (key, news) = self.put::<D>(object);
                 self.listing.insert(key.clone());
                 vec![(key, news)]
             }
@@ -128,7 +139,7 @@ impl<S: DeserializeOwned> Shelf<S> {
                 self.objects.retain(|key, _| listing.contains(key));
                 gone
             }
-            Event::Apply(object) => vec![self.put(object)],
+            Event::Apply(object) => vec![self.put::<D>(object)],
             Event::Delete(object) => {
                 let key = key_of(&object.metadata);
                 self.objects.remove(&key);
@@ -137,8 +148,8 @@ impl<S: DeserializeOwned> Shelf<S> {
         }
     }
 
-    fn put(&mut self, object: DynamicObject) -> (ObjectKey, News) {
-        let (key, object) = Object::read(object);
+    fn put<D: DeserializeOwned + Into<S>>(&mut self, object: DynamicObject) -> (ObjectKey, News) {
+        let (key, object) = Object::read::<D>(object);
         let same = |before: &Arc<Object<S>>| {
             let (old, new) = (&before.meta, &object.meta);
             old.uid == new.uid

@@ -1,4 +1,4 @@
-//! KollectDatabaseSink by itself: whether it can be reached, and what it would write.
+//! A sink by itself, whatever its family: whether it can be reached, and what it would write.
 //!
 //! A sink is probed when its spec or one of its Secrets changes, once after a start, and after a failure again. The
 //! verdict is for people: deliveries never wait for it.
@@ -11,19 +11,19 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::errand::Errand;
+use super::family::{SinkObject, SinkSpec, check};
+use super::preview::render;
 use super::probe::{Order, Probed, Verdict, of_connection};
 use super::resolve::{Failing, Obstacle, Resolved};
-use super::shelf::Object;
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
-use crate::api::v1alpha1::sink::{Preview, PreviewPostgres, ProvisioningMode};
-use crate::api::v1alpha1::{Kind, KollectDatabaseSinkSpec, SinkStatus};
+use crate::api::v1alpha1::sink::Preview;
+use crate::api::v1alpha1::{Kind, SinkStatus};
 use crate::error::Class;
-use crate::metrics::{Outcome, SinkType};
-use crate::model::{Family, ObjectKey, SinkKey};
+use crate::metrics::Outcome;
+use crate::model::SinkKey;
 use crate::schedule::backoff::Backoff;
-use crate::sinks::postgres;
 use crate::status::Subject;
-use crate::validate::{self, Probe, ValidatedPostgres};
+use crate::validate::Probe;
 
 /// Asks for a probe of a sink that is not probed by itself.
 const TEST_CONNECTION: &str = "kollect.dev/test-connection";
@@ -44,7 +44,7 @@ pub(super) struct State {
 }
 
 impl State {
-    fn new(object: &Object<KollectDatabaseSinkSpec>) -> Self {
+    fn new(object: &SinkObject) -> Self {
         Self {
             uid: object.uid().to_owned(),
             generation: object.generation(),
@@ -140,17 +140,17 @@ impl Standing {
 
 impl Control {
     /// Probes the sink if that is due, and reports how it stands. Returns the class of what is wrong.
-    pub(super) fn reconcile_database_sink(&mut self, key: &ObjectKey) -> Option<Class> {
-        let subject = (Kind::DatabaseSink, key.clone());
-        let Some(object) = self.shelves.databases.get(key).cloned() else {
-            self.sinks.remove(key);
+    pub(super) fn reconcile_sink(&mut self, key: &SinkKey) -> Option<Class> {
+        let subject = (Kind::of_family(key.family), key.object.clone());
+        let Some(object) = self.shelves.sinks.get(key).cloned() else {
+            self.sinks.remove(&subject);
             self.probes.cancel(&subject);
             self.alarms.remove(&subject);
             self.forget(&subject);
             self.forget_secrets();
             return None;
         };
-        let mut state = match self.sinks.remove(key) {
+        let mut state = match self.sinks.remove(&subject) {
             Some(state) if state.uid == object.uid() => state,
             Some(_) => {
                 self.forget(&subject);
@@ -163,18 +163,19 @@ impl Control {
             self.forget_secrets();
             state.generation = object.generation();
         }
-        let (standing, preview) = self.judge(&subject, &object, &mut state);
+        let (standing, preview) = self.judge(key, &subject, &object, &mut state);
         let class = standing.failing().map(|failing| failing.class);
-        self.tell(&subject, &object, &standing, &mut state);
-        self.sinks.insert(key.clone(), state);
+        self.tell(key, &object, &standing, &mut state);
+        self.sinks.insert(subject.clone(), state);
         self.report_sink(subject, &object, &standing, preview);
         class
     }
 
     fn judge(
         &mut self,
+        key: &SinkKey,
         subject: &Subject,
-        object: &Object<KollectDatabaseSinkSpec>,
+        object: &SinkObject,
         state: &mut State,
     ) -> (Standing, Option<Preview>) {
         let checked = match check(object) {
@@ -184,16 +185,16 @@ impl Control {
                 return (Standing::Unusable(failing), None);
             }
         };
-        let wish = Wish::of(checked.probe, &object.meta);
+        let wish = Wish::of(checked.probe(), &object.meta);
         let shown = is_true(&object.meta, PREVIEW);
         if wish == Wish::Nobody && !shown {
             state.tried = None;
             return (Standing::Unasked, None);
         }
-        let key = SinkKey { family: Family::Database, object: subject.1.clone() };
-        let resolved = self.postgres_config(&key, object);
+        let resolved = self.resolve(key, object);
         let before = self.sink_status(subject, object).preview;
-        let preview = if shown { render(&checked, &resolved, before) } else { None };
+        let spec = object.spec.as_ref().ok().filter(|_| shown);
+        let preview = spec.and_then(|spec| render((&key.object.name, spec), &checked, &resolved, before));
         (self.verify(subject, object, wish, resolved, state), preview)
     }
 
@@ -201,7 +202,7 @@ impl Control {
     fn verify(
         &mut self,
         subject: &Subject,
-        object: &Object<KollectDatabaseSinkSpec>,
+        object: &SinkObject,
         wish: Wish,
         resolved: Result<Resolved, Obstacle>,
         state: &mut State,
@@ -210,10 +211,7 @@ impl Control {
             state.tried = None;
             return Standing::Unasked;
         }
-        let opened = resolved.and_then(|resolved| {
-            let opened = self.parts.registry.postgres(&resolved.config);
-            Ok((opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))?, resolved.versions))
-        });
+        let opened = resolved.and_then(|resolved| Ok((self.open(&resolved.settings)?, resolved.versions)));
         let (sink, versions) = match opened {
             Ok(opened) => opened,
             Err(Obstacle::Wait(_)) => return Standing::UnderWay,
@@ -247,7 +245,7 @@ impl Control {
 
     /// Takes the result of a probe.
     pub(super) fn take_sink_probe(&mut self, probed: Probed) {
-        let Some(state) = self.sinks.get_mut(&probed.subject.1) else { return };
+        let Some(state) = self.sinks.get_mut(&probed.subject) else { return };
         let Some(tried) = state.tried.as_mut().filter(|tried| tried.revision == probed.revision) else { return };
         tried.outcome = match probed.verdict {
             Ok(sentence) => {
@@ -268,22 +266,18 @@ impl Control {
     }
 
     /// Writes a new failure, and its end, to the log.
-    fn tell(
-        &mut self,
-        subject: &Subject,
-        object: &Object<KollectDatabaseSinkSpec>,
-        standing: &Standing,
-        state: &mut State,
-    ) {
+    fn tell(&mut self, key: &SinkKey, object: &SinkObject, standing: &Standing, state: &mut State) {
         match standing {
             Standing::Judged(Err(failing)) if state.logged.as_ref() != Some(failing) => {
-                if state.tried.is_none() {
+                if state.tried.is_none()
+                    && let Some(kind) = object.spec.as_ref().ok().and_then(SinkSpec::kind)
+                {
                     // It did not come to a probe.
-                    self.parts.metrics.probed(SinkType::Postgres, Outcome::Failure);
+                    self.parts.metrics.probed(kind, Outcome::Failure);
                 }
                 tracing::error!(
-                    sink = %subject.1,
-                    family = Family::Database.as_str(),
+                    sink = %key.object,
+                    family = key.family.as_str(),
                     generation = object.generation(),
                     error_class = failing.class.as_str(),
                     error = failing.message,
@@ -292,24 +286,18 @@ impl Control {
                 state.logged = Some(failing.clone());
             }
             Standing::Judged(Ok(_)) if state.logged.take().is_some() => {
-                tracing::info!(sink = %subject.1, family = Family::Database.as_str(), "sink connection verified");
+                tracing::info!(sink = %key.object, family = key.family.as_str(), "sink connection verified");
             }
             _ => {}
         }
     }
 
     /// Returns the status as it will be once everything that was reported is written.
-    fn sink_status(&self, subject: &Subject, object: &Object<KollectDatabaseSinkSpec>) -> SinkStatus {
+    fn sink_status(&self, subject: &Subject, object: &SinkObject) -> SinkStatus {
         serde_json::from_value(self.reported(subject, &object.status).clone()).unwrap_or_default()
     }
 
-    fn report_sink(
-        &mut self,
-        subject: Subject,
-        object: &Object<KollectDatabaseSinkSpec>,
-        standing: &Standing,
-        preview: Option<Preview>,
-    ) {
+    fn report_sink(&mut self, subject: Subject, object: &SinkObject, standing: &Standing, preview: Option<Preview>) {
         let before = self.sink_status(&subject, object);
         let generation = object.generation();
         let mut conditions = kept(&before.conditions, generation, standing);
@@ -323,16 +311,6 @@ impl Control {
         let status = serde_json::to_value(&status).unwrap_or_default();
         self.report(subject, &object.status, status.clone(), status, Duration::ZERO);
     }
-}
-
-/// Checks what can be checked without Secrets.
-fn check(object: &Object<KollectDatabaseSinkSpec>) -> Result<ValidatedPostgres, Failing> {
-    let failing = |reason, message| Failing { reason, class: Class::Terminal, message };
-    let spec = object.spec.as_ref().map_err(|error| failing(reasons::INVALID_SPEC, error.to_string()))?;
-    if let Some(unserved) = validate::not_served::message(&validate::not_served::database_sink(spec)) {
-        return Err(failing(reasons::NOT_SERVED, unserved));
-    }
-    validate::postgres(spec).map_err(|errors| failing(reasons::INVALID_SPEC, errors.to_string()))
 }
 
 /// Returns the conditions of an earlier verdict that still stand.
@@ -354,7 +332,7 @@ fn kept(before: &[Condition], generation: i64, standing: &Standing) -> Vec<Condi
 }
 
 /// Decides the conditions that follow from how a sink stands.
-fn findings(object: &Object<KollectDatabaseSinkSpec>, standing: &Standing) -> Vec<Finding> {
+fn findings(object: &SinkObject, standing: &Standing) -> Vec<Finding> {
     let finding = |type_, status, reason, message: &str| Finding { type_, status, reason, message: message.to_owned() };
     let mut found = Vec::new();
     match standing {
@@ -371,52 +349,30 @@ fn findings(object: &Object<KollectDatabaseSinkSpec>, standing: &Standing) -> Ve
             found.push(finding(types::DEGRADED, ConditionStatus::True, reason, message));
         }
     }
-    let tls = object.spec.as_ref().ok().and_then(|spec| spec.common.tls.as_ref());
-    if !matches!(standing, Standing::Unusable(_)) && tls.is_some_and(|tls| tls.insecure_skip_verify) {
-        let message = "spec.tls.insecureSkipVerify is true: the server's certificate is not checked; remove it";
+    let insecure = |spec: &&SinkSpec| spec.common().tls.as_ref().is_some_and(|tls| tls.insecure_skip_verify);
+    if !matches!(standing, Standing::Unusable(_))
+        && let Some(spec) = object.spec.as_ref().ok().filter(insecure)
+    {
+        let what = match spec {
+            SinkSpec::Snapshot(_) => "certificate or host key",
+            SinkSpec::Database(_) => "certificate",
+        };
+        let message = format!("spec.tls.insecureSkipVerify is true: the server's {what} is not checked; remove it");
         let (type_, reason) = (types::TLS_INSECURE, reasons::INSECURE_SKIP_VERIFY);
-        found.push(finding(type_, ConditionStatus::True, reason, message));
+        found.push(finding(type_, ConditionStatus::True, reason, &message));
     }
     found
-}
-
-/// Renders what the sink expects; the time moves only when something else does.
-fn render(sink: &ValidatedPostgres, resolved: &Result<Resolved, Obstacle>, before: Option<Preview>) -> Option<Preview> {
-    let mut warnings = sink.warnings.clone();
-    match resolved {
-        Ok(resolved) => warnings.extend(postgres::remarks(&resolved.config)),
-        Err(Obstacle::Refused(failing)) => warnings.push(failing.message.clone()),
-        Err(Obstacle::Wait(_)) => return before,
-    }
-    let mode = match sink.provisioning {
-        ProvisioningMode::Ensure => "ensure",
-        ProvisioningMode::Existing => "existing",
-    };
-    let preview = Preview {
-        rendered_at: before.as_ref().and_then(|before| before.rendered_at.clone()),
-        input_sample_source: "synthetic".to_owned(),
-        provisioning_mode: mode.to_owned(),
-        postgres: Some(PreviewPostgres { expected_ddl: postgres::expected_ddl(sink) }),
-        warnings,
-        ..Preview::default()
-    };
-    if before.as_ref() == Some(&preview) {
-        return before;
-    }
-    Some(Preview { rendered_at: Some(Control::now()), ..preview })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Cluster;
-    use crate::secret::Secret;
-    use crate::sinks::TlsConfig;
-    use crate::sinks::postgres::{PostgresConfig, Provisioning};
+    use crate::api::v1alpha1::KollectDatabaseSinkSpec;
+    use crate::control::shelf::Object;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use serde_json::Value;
 
-    fn object(spec: Value, annotations: &[(&str, &str)]) -> Object<KollectDatabaseSinkSpec> {
+    fn object(spec: Value, annotations: &[(&str, &str)]) -> SinkObject {
         let annotations = annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         let meta = ObjectMeta {
             generation: Some(3),
@@ -424,7 +380,8 @@ mod tests {
             annotations: Some(annotations),
             ..ObjectMeta::default()
         };
-        Object { meta, spec: Ok(serde_json::from_value(spec).unwrap()), status: Value::Null }
+        let spec = SinkSpec::from(serde_json::from_value::<KollectDatabaseSinkSpec>(spec).unwrap());
+        Object { meta, spec: Ok(spec), status: Value::Null }
     }
 
     fn postgres(more: &Value) -> Value {
@@ -479,7 +436,7 @@ mod tests {
         for (spec, annotation, want) in cases {
             let annotations: Vec<(&str, &str)> = annotation.map(|value| (TEST_CONNECTION, value)).into_iter().collect();
             let object = object(postgres(&spec), &annotations);
-            assert_eq!(Wish::of(check(&object).unwrap().probe, &object.meta), want, "{spec} {annotation:?}");
+            assert_eq!(Wish::of(check(&object).unwrap().probe(), &object.meta), want, "{spec} {annotation:?}");
         }
     }
 
@@ -538,35 +495,5 @@ mod tests {
         let failing = check(&credential).unwrap_err();
         assert_eq!(failing.reason, reasons::INVALID_SPEC);
         assert!(failing.message.starts_with("spec.options.password: looks like a credential"), "{}", failing.message);
-    }
-
-    #[test]
-    fn a_preview_is_rendered_again_only_when_it_differs() {
-        let sink = check(&object(postgres(&json!({"options": {"fetch": "all"}})), &[])).unwrap();
-        let resolved = |dsn: &str| {
-            let config = PostgresConfig {
-                dsn: Secret::new(dsn),
-                schema: "public".to_owned(),
-                table: "rows".to_owned(),
-                state_table: None,
-                provisioning: Provisioning::Ensure,
-                tls: TlsConfig::default(),
-                statement_timeout: None,
-                lock_timeout: None,
-            };
-            Ok(Resolved { config, cluster: Cluster::new(""), versions: String::new() })
-        };
-        let first = render(&sink, &resolved("postgres://u:p@h/d"), None).unwrap();
-        assert_eq!((first.provisioning_mode.as_str(), first.warnings.len()), ("ensure", 2));
-        assert!(first.warnings[0].starts_with("spec.options.fetch: unknown"), "{:?}", first.warnings);
-        assert!(first.warnings[1].starts_with("sslmode=prefer"), "{:?}", first.warnings);
-        let old = Preview { rendered_at: Some(Time(jiff::Timestamp::UNIX_EPOCH)), ..first };
-        assert_eq!(render(&sink, &resolved("postgres://u:p@h/d"), Some(old.clone())).as_ref(), Some(&old));
-        assert_eq!(render(&sink, &Err(Obstacle::Wait("")), Some(old.clone())).as_ref(), Some(&old));
-        let strict = render(&sink, &resolved("postgres://u:p@h/d?sslmode=verify-full"), Some(old.clone())).unwrap();
-        assert_ne!(strict.rendered_at, old.rendered_at);
-        assert_eq!(strict.warnings.len(), 1);
-        let unread = render(&sink, &Err(Obstacle::Refused(failing("SecretResolveFailed"))), None).unwrap();
-        assert_eq!(unread.warnings[1], "it broke");
     }
 }

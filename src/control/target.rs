@@ -23,7 +23,7 @@ use crate::api::v1alpha1::{Kind, KollectProfileSpec, KollectTargetSpec, KollectT
 use crate::error::Class;
 use crate::expr::{CompileReason, Shape};
 use crate::extract::{Attribute, Extractor};
-use crate::model::{Gvk, Name, Namespace, ObjectKey, Origin, TargetKey};
+use crate::model::{Family, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
 use crate::store::{Coverage, Store, TargetCounts};
 use crate::validate::not_served::NotServed;
 use crate::validate::{self, NamespaceFilter, ValidatedTarget};
@@ -387,10 +387,12 @@ fn sinks_of(shelves: &Shelves, key: &TargetKey) -> Sinks {
     let mut found = Sinks::None;
     for (_, inventory) in shelves.inventories.within(&key.namespace) {
         let Ok(spec) = &inventory.spec else { continue };
-        for sink in &spec.database_sink_refs {
-            let sink_key = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
-            if shelves.databases.get(&sink_key).is_none() {
-                return Sinks::Missing(format!("KollectDatabaseSink {:?}", sink.name));
+        let snapshots = spec.snapshot_sink_refs.iter().map(|sink| (Family::Snapshot, sink));
+        let databases = spec.database_sink_refs.iter().map(|sink| (Family::Database, sink));
+        for (family, sink) in snapshots.chain(databases) {
+            let object = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
+            if shelves.sinks.get(&SinkKey { family, object }).is_none() {
+                return Sinks::Missing(format!("{} {:?}", Kind::of_family(family).as_str(), sink.name));
             }
             found = Sinks::Present;
         }

@@ -7,9 +7,12 @@ use std::fmt;
 
 use super::FieldPath;
 use crate::api::v1alpha1::profile::ExportMode;
+use crate::api::v1alpha1::sink::Format;
+use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
     DatabaseSinkType, KollectClusterInventorySpec, KollectClusterTargetSpec, KollectDatabaseSinkSpec,
     KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    SnapshotSinkType,
 };
 use crate::model::ObjectKey;
 
@@ -72,10 +75,8 @@ pub fn cluster_target(_: &KollectClusterTargetSpec) -> Vec<NotServed> {
 
 /// What an inventory uses: each such reference is Degraded, its siblings go on.
 pub fn inventory(spec: &KollectInventorySpec) -> Vec<NotServed> {
-    let mut paths = Vec::new();
-    for (field, list) in [("snapshotSinkRefs", &spec.snapshot_sink_refs), ("eventSinkRefs", &spec.event_sink_refs)] {
-        paths.extend((0..list.len()).map(|index| FieldPath::spec().field(field).index(index)));
-    }
+    let refs = FieldPath::spec().field("eventSinkRefs");
+    let paths: Vec<FieldPath> = (0..spec.event_sink_refs.len()).map(|index| refs.index(index)).collect();
     collect(&paths)
 }
 
@@ -103,9 +104,21 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// No snapshot sink is served.
-pub fn snapshot_sink(_: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec().field("type")])
+/// What a snapshot sink uses. The blocks of a type that is not served are not looked at.
+pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
+    let root = FieldPath::spec();
+    if matches!(spec.type_, SnapshotSinkType::S3 | SnapshotSinkType::Gcs) {
+        return collect(&[root.field("type")]);
+    }
+    let mut paths = Vec::new();
+    let merge_request = spec.gitlab.as_ref().and_then(|gitlab| gitlab.merge_request.as_ref());
+    if merge_request.is_some_and(|request| request.mode == Some(MergeRequestMode::MergeRequest)) {
+        paths.push(root.field("gitlab").field("mergeRequest").field("mode"));
+    }
+    if spec.common.serialization.as_ref().is_some_and(|serialization| serialization.format == Some(Format::Csv)) {
+        paths.push(root.field("serialization").field("format"));
+    }
+    collect(&paths)
 }
 
 /// No event sink is served.
@@ -156,7 +169,9 @@ mod tests {
                 database_sink,
                 json!({"type": "postgres", "postgres": {"databaseRef": {"name": "s"}, "table": "t", "refreshAfter": "1h", "dedupe": "keepAll"}}),
             ),
-            said(snapshot_sink, json!({"type": "git"})),
+            said(snapshot_sink, json!({"type": "s3", "serialization": {"format": "csv"}})),
+            said(snapshot_sink, json!({"type": "git", "serialization": {"format": "csv"}})),
+            said(snapshot_sink, json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "merge_request"}}})),
             said(event_sink, json!({"type": "nats"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
@@ -166,11 +181,13 @@ mod tests {
         spec.metrics: not in this build
         spec.resourceRules: not in this build
         spec: not in this build
-        spec.snapshotSinkRefs[0]: not in this build; spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
+        spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
         spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
         spec.type: not in this build
+        spec.serialization.format: not in this build
+        spec.gitlab.mergeRequest.mode: not in this build
         spec.type: not in this build
         ");
         let scope = scope(&ObjectKey::new(Namespace::new("team-a"), Name::new("limits")));
@@ -194,7 +211,11 @@ mod tests {
             ),
             None
         );
-        assert_eq!(said(inventory, json!({"databaseSinkRefs": ["pg"], "exportMinInterval": "0s"})), None);
+        let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
+        assert_eq!(said(inventory, refs), None);
+        assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
+        let direct = json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "direct", "autoMerge": true}}});
+        assert_eq!(said(snapshot_sink, direct), None);
         assert_eq!(
             said(
                 database_sink,

@@ -67,6 +67,13 @@ pub enum Probe {
     OnRequest,
 }
 
+impl Probe {
+    /// Reads `spec.connectionTest`, which is on when absent.
+    pub(super) fn of(connection_test: Option<bool>) -> Self {
+        if connection_test == Some(false) { Self::OnRequest } else { Self::OnChange }
+    }
+}
+
 /// Checks a sink of type `postgres`. For other types the block is missing, and that is what is wrong.
 ///
 /// # Errors
@@ -122,7 +129,7 @@ pub fn postgres(spec: &KollectDatabaseSinkSpec) -> Result<ValidatedPostgres, Fie
         tls: spec.common.tls.clone().unwrap_or_default(),
         cluster: Cluster::new(spec.common.cluster.clone().unwrap_or_default()),
         min_interval: spec.common.export_min_interval.map(Duration::get),
-        probe: if spec.common.connection_test == Some(false) { Probe::OnRequest } else { Probe::OnChange },
+        probe: Probe::of(spec.common.connection_test),
         statement_timeout,
         lock_timeout,
         dedupe: postgres.dedupe.unwrap_or_default(),
@@ -150,7 +157,8 @@ fn identifier(findings: &mut Findings, path: FieldPath, name: &str) {
     }
 }
 
-fn common(findings: &mut Findings, common: &SinkCommon) {
+/// Checks what sinks of all types have.
+pub(super) fn common(findings: &mut Findings, common: &SinkCommon) {
     let root = FieldPath::spec();
     if let Some(interval) = common.export_min_interval {
         findings.interval(root.field("exportMinInterval"), interval);

@@ -193,6 +193,9 @@ pub struct Destination {
     /// The place in words, without credentials, for example `postgres://db.example.com:5432/inventory public.rows`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub description: String,
+    /// Branch of the repository (git, gitlab), for example `main`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub branch: String,
     /// Schema of the table (postgres), for example `public`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schema: String,

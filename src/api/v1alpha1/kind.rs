@@ -92,6 +92,16 @@ impl Kind {
         }
     }
 
+    /// Returns the family of the kind, if it is one of sinks.
+    pub const fn family(self) -> Option<Family> {
+        match self {
+            Self::SnapshotSink => Some(Family::Snapshot),
+            Self::DatabaseSink => Some(Family::Database),
+            Self::EventSink => Some(Family::Event),
+            _ => None,
+        }
+    }
+
     /// Returns the kind of the sinks of a family.
     pub const fn of_family(family: Family) -> Self {
         match family {

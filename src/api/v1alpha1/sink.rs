@@ -15,8 +15,8 @@ use super::{Duration, SecretRef, rules};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SinkCommon {
-    /// Address of the backend: a repository URL (`https://git.example.com/team/inventory.git`, `ssh://…`, with
-    /// `#branch=main` at will), a bucket (`s3://bucket/prefix`, `https://minio.example.com/bucket`), a server
+    /// Address of the backend: a repository (`https://git.example.com/team/inventory.git`, `ssh://…`,
+    /// `git@git.example.com:team/inventory.git`, with `#branch=main` at will), a bucket (`s3://bucket/prefix`, `https://minio.example.com/bucket`), a server
     /// (`nats://nats.example.com:4222`). Databases take their address from a Secret instead. User names and passwords
     /// in it are ignored. Local addresses are refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -31,8 +31,9 @@ use super::{SecretRef, rules};
 )]
 #[schemars(extend("x-kubernetes-validations" = rules::snapshot_sink()))]
 pub struct KollectSnapshotSinkSpec {
-    /// What kind of place it is. git takes credentials from the Secret keys `token` or `password` with an optional
-    /// `username`, or over SSH `ssh-privatekey` and `known_hosts`; s3 and gcs from `accessKeyID` and `secretAccessKey`.
+    /// What kind of place it is. git and gitlab take credentials from the Secret keys `token` (wins) or `password` with
+    /// an optional `username`; git over SSH from `ssh-privatekey` (also `identity`, `id_rsa`) and `known_hosts`; s3 and
+    /// gcs from `accessKeyID` and `secretAccessKey`.
     #[serde(rename = "type")]
     pub type_: SnapshotSinkType,
     /// Fields that every sink has.
@@ -135,7 +136,7 @@ pub enum PushPolicy {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GitAuth {
-    /// How the operator logs in; `token` when absent, so that an `ssh://` endpoint needs `ssh` here.
+    /// How the operator logs in. It follows from the endpoint when absent; what contradicts the endpoint is refused.
     #[serde(default, rename = "type", skip_serializing_if = "Option::is_none")]
     pub type_: Option<GitAuthType>,
     /// Secret with the credentials; replaces `spec.secretRef` for git.

@@ -11,15 +11,15 @@ use serde_json::json;
 
 use super::{Place, State, same_place};
 use crate::api::v1alpha1::conditions::reasons;
-use crate::api::v1alpha1::sink::DeletionPolicy;
 use crate::api::v1alpha1::{Destination, Kind, KollectInventorySpec, KollectInventoryStatus};
 use crate::control::Control;
 use crate::control::errand::Errand;
+use crate::control::family::SinkSpec;
 use crate::control::resolve::{Failing, Obstacle};
 use crate::control::shelf::Object;
 use crate::deliver::{Departure, Leaving, Stray};
 use crate::export::Scope;
-use crate::model::{Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
+use crate::model::{Cluster, InventoryKey, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
 
 /// Keeps a deleted inventory until its places are left.
@@ -53,14 +53,6 @@ pub(super) struct Left {
     pub(super) stranded: Vec<Destination>,
     /// What stands in the way of one that is being left.
     pub(super) failing: Option<Failing>,
-}
-
-/// Returns what the spec of a sink wants to become of its rows; databases are cleaned up.
-pub(super) fn policy(policy: Option<DeletionPolicy>) -> Leave {
-    match policy {
-        Some(DeletionPolicy::Orphan) => Leave::Orphan,
-        Some(DeletionPolicy::Delete) | None => Leave::Delete,
-    }
 }
 
 impl Control {
@@ -145,7 +137,7 @@ impl Control {
     /// Finds a sink that leads to a place.
     fn way_to(&self, key: &InventoryKey, there: &Destination, state: &State) -> Found {
         let mut soon = false;
-        let mut try_sink = |name: &ObjectKey| match self.open_at(name, there) {
+        let mut try_sink = |sink: &SinkKey| match self.open_at(sink, there) {
             Ok(way) => way,
             Err(Obstacle::Wait(_)) => {
                 soon = true;
@@ -153,12 +145,12 @@ impl Control {
             }
             Err(Obstacle::Refused(_)) => None,
         };
-        let recorded = there.sink.split_once('/').map_or("", |(_, name)| name);
-        let first = ObjectKey::new(key.namespace.clone(), Name::new(recorded));
-        let way = try_sink(&first).or_else(|| {
-            let others = self.shelves.databases.within(&key.namespace).map(|(name, _)| name);
-            others.filter(|name| **name != first).find_map(&mut try_sink)
-        });
+        let family = there.sink.split_once('/').map_or("", |(family, _)| family);
+        let mut sinks = self.shelves.sinks.within(&key.namespace);
+        sinks.retain(|sink| family.is_empty() || sink.family.as_str() == family);
+        // The one that is on record comes first.
+        sinks.sort_by_key(|sink| sink.to_string() != there.sink);
+        let way = sinks.iter().find_map(&mut try_sink);
         let remembered = state.ways.get(&(there.id.clone(), there.cluster.clone()));
         match (way, remembered) {
             (Some(way), _) => Found::Way(way),
@@ -168,18 +160,13 @@ impl Control {
         }
     }
 
-    /// Opens the tables of a place with the connection of a sink; nothing when that leads elsewhere.
-    fn open_at(&self, name: &ObjectKey, there: &Destination) -> Result<Option<Way>, Obstacle> {
-        let Some(object) = self.shelves.databases.get(name) else { return Ok(None) };
-        let key = SinkKey { family: Family::Database, object: name.clone() };
-        let mut config = self.postgres_config(&key, object)?.config;
-        config.schema.clone_from(&there.schema);
-        config.table.clone_from(&there.table);
-        config.state_table = Some(there.state_table.clone());
-        let opened = self.parts.registry.postgres(&config);
-        let sink = opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))?;
-        let wanted = object.spec.as_ref().ok().and_then(|spec| spec.deletion_policy);
-        Ok((sink.destination().id == there.id).then(|| Way { sink: sink.sink(), leave: policy(wanted) }))
+    /// Opens a place with the connection of a sink; nothing when that leads elsewhere.
+    fn open_at(&self, key: &SinkKey, there: &Destination) -> Result<Option<Way>, Obstacle> {
+        let Some(object) = self.shelves.sinks.get(key) else { return Ok(None) };
+        let Some(settings) = self.resolve(key, object)?.settings.pointed_at(there) else { return Ok(None) };
+        let sink = self.open(&settings)?;
+        let leave = object.spec.as_ref().map_or(Leave::Delete, SinkSpec::leave);
+        Ok((sink.destination().id == there.id).then_some(Way { sink: sink.sink(), leave }))
     }
 
     /// Cleans up what inventories left that are gone without a trace.
@@ -189,8 +176,8 @@ impl Control {
                 continue;
             }
             tracing::info!(inventory = %stray.place.inventory, sink = %stray.via, "inventory is gone, its rows follow");
-            let sink = self.shelves.databases.get(&stray.via.object).and_then(|object| object.spec.as_ref().ok());
-            let leave = policy(sink.and_then(|spec| spec.deletion_policy));
+            let sink = self.shelves.sinks.get(&stray.via).and_then(|object| object.spec.as_ref().ok());
+            let leave = sink.map_or(Leave::Delete, SinkSpec::leave);
             self.parts.deliveries.leave(Leaving { sink: stray.sink, scope: stray.scope, leave }).await;
         }
     }

@@ -63,6 +63,7 @@ impl SinkView {
                     reasons::NOT_SERVED
                     | reasons::SINK_NOT_FOUND
                     | reasons::CLUSTER_CONFLICT
+                    | reasons::PATH_CONFLICT
                     | reasons::PAYLOAD_TOO_LARGE => failing.reason,
                     _ => reasons::EXPORT_FAILED,
                 };
@@ -189,6 +190,7 @@ fn keeps_its_reason(reason: &str) -> bool {
         reasons::SECRET_RESOLVE_FAILED,
         reasons::INVALID_SPEC,
         reasons::CLUSTER_CONFLICT,
+        reasons::PATH_CONFLICT,
         reasons::PAYLOAD_TOO_LARGE,
     ]
     .contains(&reason)
