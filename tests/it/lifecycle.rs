@@ -21,7 +21,7 @@ impl Job {
     }
 
     /// Waits until a query has this one number as its answer.
-    async fn counts(&self, query: &str, want: i64) {
+    pub(crate) async fn counts(&self, query: &str, want: i64) {
         let counted = wait_for(&format!("{want} from {query}"), PATIENCE, || async {
             let have: i64 = self.database.query_one(query, &[]).await?.get(0);
             ensure!(have == want, "it is {have}");
@@ -32,7 +32,7 @@ impl Job {
     }
 
     /// Waits until an object is gone.
-    async fn gone(&self, object: &str) {
+    pub(crate) async fn gone(&self, object: &str) {
         let gone = wait_for(&format!("{object} is gone"), PATIENCE, || async {
             let there = self.kubectl(&["-n", self.namespace(), "get", object, "--ignore-not-found", "-o", "name"]);
             ensure!(there.trim().is_empty(), "it is there");
@@ -42,21 +42,21 @@ impl Job {
         gone.unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()));
     }
 
-    fn patch(&self, object: &str, patch: &str) {
+    pub(crate) fn patch(&self, object: &str, patch: &str) {
         self.kubectl(&["-n", self.namespace(), "patch", object, "--type=merge", "-p", patch]);
     }
 
-    fn annotate(&self, object: &str, annotation: &str) {
+    pub(crate) fn annotate(&self, object: &str, annotation: &str) {
         self.kubectl(&["-n", self.namespace(), "annotate", "--overwrite", object, annotation]);
     }
 
-    fn status(&self, object: &str) -> Value {
+    pub(crate) fn status(&self, object: &str) -> Value {
         let text = self.kubectl(&["-n", self.namespace(), "get", object, "-o", "json"]);
         serde_json::from_str::<Value>(&text).unwrap()["status"].clone()
     }
 
     /// Waits until the status of the inventory has so many places on record.
-    async fn places(&self, want: usize) {
+    pub(crate) async fn places(&self, want: usize) {
         let recorded = wait_for(&format!("{want} places on record"), PATIENCE, || async {
             let have = self.status("kinv/all")["destinations"].as_array().map_or(0, Vec::len);
             ensure!(have == want, "there are {have}");

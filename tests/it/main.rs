@@ -9,6 +9,10 @@ mod command_line;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod git;
+#[cfg(test)]
+mod gitops;
+#[cfg(test)]
 mod guarantees;
 #[cfg(test)]
 mod high_availability;

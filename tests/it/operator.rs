@@ -120,7 +120,7 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     }
 
     pub(crate) fn describe(&self) -> String {
-        let all = ["-n", self.namespace(), "get", "ktgt,kinv,kdb", "-o", "yaml"];
+        let all = ["-n", self.namespace(), "get", "ktgt,kinv,kdb,ksnap", "-o", "yaml"];
         self.ground.api().kubectl(&all).unwrap_or_default()
     }
 

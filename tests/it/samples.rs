@@ -2,7 +2,7 @@
 
 use kollect::api;
 use kollect::api::v1alpha1::{
-    Duration, KollectDatabaseSink, KollectInventory, KollectProfile, KollectTarget, WatchMode,
+    Duration, KollectDatabaseSink, KollectInventory, KollectProfile, KollectSnapshotSink, KollectTarget, WatchMode,
 };
 use kollect::validate;
 use kube::api::{DynamicObject, PostParams, TypeMeta};
@@ -75,6 +75,11 @@ async fn every_sample_is_accepted_strictly_and_read_by_our_types() {
     let sink = Api::<KollectDatabaseSink>::namespaced(client.clone(), "demo").get("postgres").await.unwrap();
     validate::postgres(&sink.spec).unwrap();
     assert!(validate::not_served::database_sink(&sink.spec).is_empty());
+    for namespace in ["default", "team-a"] {
+        let sink = Api::<KollectSnapshotSink>::namespaced(client.clone(), namespace).get("repository").await.unwrap();
+        let git = validate::git(&sink.spec).unwrap();
+        assert!(git.warnings.is_empty() && validate::not_served::snapshot_sink(&sink.spec).is_empty(), "{git:?}");
+    }
     let inventory = Api::<KollectInventory>::namespaced(client.clone(), "team-a").get("inventory").await.unwrap();
     validate::inventory(&inventory.spec, 1_572_864).unwrap();
     assert_eq!(inventory.spec.export_min_interval, Duration::from_secs(30), "the default is persisted");

@@ -1,6 +1,8 @@
 //! Sinks as objects of their own on a real API server and a real PostgreSQL: whether they can be reached, what they would
 //! write, one-off connection tests, and the Events that tell of all this.
 
+mod snapshot;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -79,6 +81,19 @@ impl Place {
                 .collect();
             ensure!(words == want, "they are {words:?}");
             Ok(conditions.iter().map(|condition| text(&condition["message"])).collect())
+        });
+        found.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.operator.log_tail(20)))
+    }
+
+    /// Waits until an inventory is Degraded for a reason, and returns the message.
+    async fn degraded(&self, inventory: &str, reason: &str) -> String {
+        let what = format!("Degraded={reason} on inventory {inventory}");
+        let found = wait_for(&what, PATIENCE, || async {
+            let status = self.get(&format!("kinv/{inventory}"))?["status"].clone();
+            let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+            let there = conditions.iter().find(|it| it["type"] == "Degraded" && it["reason"] == reason);
+            let there = there.with_context(|| format!("they are {conditions:?}"))?;
+            Ok(there["message"].as_str().unwrap_or_default().to_owned())
         });
         found.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.operator.log_tail(20)))
     }

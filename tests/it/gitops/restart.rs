@@ -1,0 +1,97 @@
+//! The operator ends, in order or not, and another process goes on.
+
+use std::fs;
+
+use kollect::lab::Operator;
+use kollect::lab::load::Load;
+use tokio::time::Duration;
+
+use super::Bench;
+use crate::operator::Job;
+
+/// Kills under churn.
+const ROUNDS: u64 = 5;
+/// The latest moment of a kill: a start, a list, a comparison and some pushes later.
+const LATEST_MILLIS: u64 = 2_000;
+
+#[tokio::test]
+async fn another_process_writes_what_changed_while_nobody_looked_and_nothing_else() {
+    let Some((bench, load, operator)) = Bench::filled("git-restart", 2, 10).await else { return };
+    bench.synced(&operator).await;
+    let job = &bench.job;
+    let refs = bench.refs();
+
+    // With the mirrors and without, after an end in order and a kill.
+    assert!(operator.terminate().await.unwrap().success());
+    let operator = bench.operator().await;
+    bench.synced(&operator).await;
+    assert_eq!(bench.refs(), refs);
+    operator.kill9().await.unwrap();
+    assert!(fs::read_dir(bench.mirrors()).unwrap().count() > 0);
+    fs::remove_dir_all(bench.mirrors()).unwrap();
+    let operator = bench.operator().await;
+    bench.synced(&operator).await;
+    assert_eq!(bench.refs(), refs);
+    operator.kill9().await.unwrap();
+
+    // An object that goes while nobody looks.
+    let before = bench.both().map(|repository| Bench::log(repository).len());
+    bench.delete(&load.object(5));
+    let operator = bench.operator().await;
+    bench.equals_the_cluster().await;
+    bench.synced(&operator).await;
+    assert!(!Bench::paths(&bench.tree).unwrap().contains(&Bench::path(&load, 5)));
+    assert_eq!(bench.both().map(|repository| Bench::log(repository).len()), before.map(|length| length + 1));
+
+    // The inventory itself.
+    operator.terminate().await.unwrap();
+    job.kubectl(&["-n", job.namespace(), "delete", "kinv/all", "--wait=false"]);
+    let operator = bench.operator().await;
+    job.gone("kinv/all").await;
+    for repository in bench.both() {
+        bench.has_paths(repository, &[]).await;
+        bench.has_owners(repository, &[]).await;
+    }
+    job.rows(0).await;
+    bench.is_sound();
+    operator.terminate().await.unwrap();
+}
+
+#[tokio::test]
+async fn killed_at_any_moment_the_next_process_makes_the_repositories_equal_the_cluster() {
+    let Some(bench) = Bench::new("git-kill").await else { return };
+    let load = Load { rate: Some(20.0), ..Job::load(2, 20) };
+    load.create(&bench.job.ground.client).await.unwrap();
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    for round in 0..ROUNDS {
+        let operator = Operator::spawn(&bench.options(), bench.job.ground.lab().guard()).unwrap();
+        let killed = async {
+            tokio::time::sleep(moment(seed, round)).await;
+            operator.kill9().await
+        };
+        let changes = load.patch(&bench.job.ground.client, load.draw(30, load.total()), round);
+        let (patched, ended) = tokio::join!(changes, killed);
+        patched.unwrap();
+        ended.unwrap();
+    }
+    let operator = bench.operator().await;
+    bench.equals_the_cluster().await;
+    bench.synced(&operator).await;
+    bench.has_owners(&bench.document, &["test/NS/all"]).await;
+    bench.has_owners(&bench.tree, &["test/NS/all"]).await;
+    bench.is_sound();
+    let refs = bench.refs();
+    operator.kill9().await.unwrap();
+    let operator = bench.operator().await;
+    bench.synced(&operator).await;
+    assert_eq!(bench.refs(), refs);
+    operator.terminate().await.unwrap();
+}
+
+/// Returns when a round's process is killed.
+fn moment(seed: u64, round: u64) -> Duration {
+    let digest = blake3::hash(&[seed.to_le_bytes(), round.to_le_bytes()].concat());
+    let chance = digest.as_bytes().iter().take(8).fold(0u64, |chance, byte| chance << 8 | u64::from(*byte));
+    Duration::from_millis(chance % LATEST_MILLIS)
+}
