@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The main job from end to end on a real control plane, with nothing configured: 500 Deployments and some ConfigMaps
-# become rows in PostgreSQL, a change becomes one row written, a deletion one row deleted, a restart nothing.
+# become rows in PostgreSQL and files in a git repository; a change becomes one row written and one commit, a deletion
+# one row deleted and one more commit, a restart nothing.
 # Every step is checked; the exit code is 0 only if all of them hold. With --keep it is left running to look around.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -46,8 +47,8 @@ tools_ensure
 cargo build --quiet --features lab --bins
 cp "$CARGO_TARGET_DIR/debug/kollect" "$CARGO_TARGET_DIR/debug/kollect-lab" "$dir/"
 
-section "start etcd, kube-apiserver, kube-controller-manager and PostgreSQL"
-"$dir/kollect-lab" up --dir "$dir/lab" --detach >"$dir/lab.env"
+section "start etcd, kube-apiserver, kube-controller-manager, PostgreSQL and a git server"
+"$dir/kollect-lab" up --git --dir "$dir/lab" --detach >"$dir/lab.env"
 . "$dir/lab.env"
 export KUBECONFIG
 kubectl() { "$KUBECTL" "$@"; }
@@ -73,8 +74,12 @@ writes() {
             FROM pg_stat_user_tables WHERE relname = 'kollect_rows'"
 }
 
+# Commits of the branch, and files in it.
+commits() { git -C "$GIT_REPOSITORY" rev-list --count main; }
+files() { git -C "$GIT_REPOSITORY" ls-tree -r --name-only main | wc -l; }
+
 start_operator() {
-    KUBECONFIG='' "$dir/kollect" manager --kubeconfig="$OPERATOR_KUBECONFIG" --allow-loopback-sinks \
+    KUBECONFIG='' KOLLECT_GIT_MIRROR_DIR="$dir/mirrors" "$dir/kollect" manager --kubeconfig="$OPERATOR_KUBECONFIG" --allow-loopback-sinks \
         --health-probe-bind-address=0 --zap-devel=false >>"$dir/operator.log" 2>&1 &
     operator=$!
 }
@@ -84,6 +89,22 @@ kubectl apply --server-side -f crds/ >/dev/null
 kubectl wait --for=condition=Established --timeout=30s crd --all >/dev/null
 kubectl apply --server-side -k config/samples/demo
 kubectl -n demo create secret generic kollect-postgres --from-literal=dsn="$PG_DSN"
+kubectl -n demo create secret generic kollect-git --from-literal=token="$GIT_TOKEN" --from-file=ca.crt="$GIT_CA"
+kubectl apply --server-side -f - <<END
+apiVersion: kollect.dev/v1alpha1
+kind: KollectSnapshotSink
+metadata: {name: git, namespace: demo}
+spec:
+  type: git
+  endpoint: $GIT_URL
+  secretRef: {name: kollect-git}
+  tls: {caSecretRef: {name: kollect-git}}
+  cluster: demo
+  layout:
+    mode: perResource
+    pathTemplate: "clusters/{cluster}/{sourceNamespace}/{kind}/{sourceName}{extension}"
+END
+kubectl -n demo patch kinv demo --type=merge --patch '{"spec": {"snapshotSinkRefs": [{"name": "git"}]}}'
 
 section "create 500 Deployments in 5 namespaces, and 20 ConfigMaps"
 "$dir/kollect-lab" load create --kubeconfig "$KUBECONFIG" --namespaces 5 --per-namespace 100
@@ -98,24 +119,33 @@ until_prints 520 number "SELECT count(*) FROM kollect_rows"
 echo "520 rows after $((($(date +%s%N) - started) / 1000000)) ms"
 kubectl -n demo wait --for=condition=Ready --timeout=60s kollecttargets,kollectinventories --all
 until_prints 520 kubectl -n demo get kinv demo -o 'jsonpath={.status.itemCount}'
-kubectl -n demo get kprof,ktgt,kinv,kdb
+until_prints 520 files
+kubectl -n demo get kprof,ktgt,kinv,kdb,ksnap
 sql -c "SELECT payload->>'kind' AS kind, count(*), min(payload->'attributes'->>'image') AS example_image
         FROM kollect_rows GROUP BY 1 ORDER BY 1"
 sql -c "SELECT cluster, inventory_namespace, inventory_name, rows, epoch, last_write FROM kollect_rows_state"
 first=$(writes)
 [ "$first" = "520 0 0" ] || fail "inserts, updates, deletes are '$first', not '520 0 0'"
 echo "inserts, updates, deletes: $first"
+git -C "$GIT_REPOSITORY" log --format='%h %an %s' main
+git -C "$GIT_REPOSITORY" show main:clusters/demo/loadtest-001/deployment/dep-00001.yaml
+begun=$(commits)
 
-section "change one image and delete one Deployment"
+section "change one image, and then delete one Deployment"
 kubectl -n loadtest-001 set image deployment/dep-00001 '*=registry.k8s.io/pause:3.10'
+until_prints $((begun + 1)) commits
+git -C "$GIT_REPOSITORY" show --format='%h %s' --unified=0 main
 kubectl -n loadtest-002 delete deployment dep-00002
+until_prints $((begun + 2)) commits
+git -C "$GIT_REPOSITORY" show --format='%h %s' --stat main
+until_prints 519 files
 until_prints 519 number "SELECT count(*) FROM kollect_rows"
 until_prints 1 number "SELECT count(*) FROM kollect_rows WHERE payload->'attributes'->>'image' = 'registry.k8s.io/pause:3.10'"
 sql -c "SELECT payload->>'namespace' AS namespace, payload->>'name' AS name, payload->'attributes'->>'image' AS image, exported_at
         FROM kollect_rows ORDER BY exported_at DESC LIMIT 2"
 second=$(writes)
 [ "$second" = "520 1 1" ] || fail "inserts, updates, deletes are '$second', not '520 1 1'"
-echo "inserts, updates, deletes: $second: exactly one row updated and one deleted"
+echo "inserts, updates, deletes: $second: exactly one row updated and one deleted, in a commit each"
 
 section "restart the operator"
 kill "$operator"
@@ -127,7 +157,9 @@ third=$(writes)
 [ "$third" = "$second" ] || fail "inserts, updates, deletes went from '$second' to '$third'"
 [ "$(number "SELECT count(*) FROM kollect_rows")" = 519 ] || fail "the table does not have 519 rows"
 kubectl -n demo get kinv
-echo "inserts, updates, deletes: $third: the restart wrote 0 rows"
+[ "$(commits)" = $((begun + 2)) ] || fail "the restart made a commit"
+git -C "$GIT_REPOSITORY" fsck --no-progress
+echo "inserts, updates, deletes: $third: the restart wrote 0 rows and made no commit"
 
 section "all of it holds"
 if [ -n "$keep" ]; then
@@ -136,6 +168,7 @@ It is left running. Look around:
   export KUBECONFIG=$KUBECONFIG; alias kubectl=$KUBECTL
   kubectl -n demo get kprof,ktgt,kinv,kdb; kubectl -n demo describe kinv demo
   $PSQL '$PG_DSN' -c 'SELECT * FROM kollect_rows LIMIT 5'
+  git -C $GIT_REPOSITORY log --stat main; git -C $GIT_REPOSITORY for-each-ref
   tail -f $dir/operator.log
 End it:
   kill $operator; $dir/kollect-lab down --dir $dir/lab; rm -rf $dir

@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long model cold-start-10k cold-start-100k idle churn restart copy freshness)
+STEPS=(test kill9 long model cold-start-10k cold-start-100k idle churn restart copy git freshness)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -52,6 +52,14 @@ ready_seconds <= 5'
 delta_ms <= 100
 delta_row_writes == 1000
 wal_bytes_per_changed_row <= 1536'
+        ;;
+    git)
+        bound=60m run=(hack/bench/bench.sh git --rows 100000)
+        limits='delta_seconds < 1
+extra_rss_mib < 64
+first_push_seconds <= 1.5 * fast_import_push_seconds
+first_push_extra_rss_mib < 128
+restart_commits == 0'
         ;;
     freshness)
         bound=60m run=(hack/bench/bench.sh freshness --rows 100000 --rate 100)

@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use kollect::lab::bench::{self, Bench};
+use kollect::lab::git::{HttpServer, Repositories, Repository, Scheme};
 use kollect::lab::load::{self, Kind, Load};
 use kollect::lab::process::{self, Signal};
 use kollect::lab::wait::wait_for;
@@ -61,6 +62,9 @@ struct Up {
     /// Leave PostgreSQL out.
     #[arg(long)]
     no_postgres: bool,
+    /// Start a git server over HTTPS too, with one empty repository.
+    #[arg(long)]
+    git: bool,
     /// Leave the garbage collector out, which caches the metadata of every object.
     #[arg(long)]
     no_garbage_collector: bool,
@@ -213,7 +217,11 @@ async fn up(options: Up) -> Result<()> {
     if crds.exists() {
         lab.api().apply_crds(&crds)?;
     }
-    let env = describe(&lab).await?;
+    let git = options.git.then(GitSite::start).transpose()?;
+    let mut env = describe(&lab).await?;
+    if let Some(git) = &git {
+        env.push_str(&git.describe(lab.dir())?);
+    }
     write_whole(&lab.dir().join(PID_FILE), &std::process::id().to_string())?;
     write_whole(&lab.dir().join(ENV_FILE), &env)?;
     print(env.trim_end())?;
@@ -221,7 +229,40 @@ async fn up(options: Up) -> Result<()> {
     for name in [PID_FILE, ENV_FILE] {
         std::fs::remove_file(lab.dir().join(name))?;
     }
+    drop(git);
     lab.stop().await
+}
+
+/// A git server with one repository.
+struct GitSite {
+    repository: Repository,
+    server: HttpServer,
+    _repositories: Repositories,
+}
+
+impl GitSite {
+    const TOKEN: &str = "lab-token";
+
+    fn start() -> Result<Self> {
+        let repositories = Repositories::new()?;
+        let repository = repositories.create("inventory")?;
+        let server = HttpServer::start(&repositories, Scheme::Https)?;
+        server.require_login("x-access-token", Self::TOKEN)?;
+        Ok(Self { repository, server, _repositories: repositories })
+    }
+
+    /// Returns how to reach it; the certificate authority is written into the directory.
+    fn describe(&self, dir: &Path) -> Result<String> {
+        let authority = dir.join("git-ca.pem");
+        write_whole(&authority, &self.server.ca_pem())?;
+        Ok(format!(
+            "GIT_URL={}\nGIT_TOKEN={}\nGIT_CA={}\nGIT_REPOSITORY={}\n",
+            self.server.url(&self.repository),
+            Self::TOKEN,
+            authority.display(),
+            self.repository.path().display()
+        ))
+    }
 }
 
 /// Starts `up` again as a process of its own and returns when that is ready.

@@ -3,10 +3,11 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
-//! `copy` alone has neither objects nor an operator.
+//! `copy` and `git` have neither objects nor an operator.
 
 mod copy;
 mod freshness;
+mod git;
 mod report;
 mod stage;
 
@@ -53,6 +54,8 @@ pub enum Name {
     Restart,
     /// The PostgreSQL sink alone: a first delivery beside `psql \copy`, and deltas.
     Copy,
+    /// The git sink alone: a first push beside `git fast-import`, and deltas beside the git command line.
+    Git,
     /// From the API server's answer to the commit in PostgreSQL, for many changes per second without an interval.
     Freshness,
 }
@@ -65,6 +68,7 @@ impl Name {
             Self::Churn => "churn",
             Self::Restart => "restart",
             Self::Copy => "copy",
+            Self::Git => "git",
             Self::Freshness => "freshness",
         }
     }
@@ -97,8 +101,10 @@ pub struct Bench {
 impl Bench {
     /// Runs the bench and returns its report: medians, and beside each the values of all runs.
     pub async fn run(&self) -> Result<Value> {
-        if self.name == Name::Copy {
-            return copy::run(self).await;
+        match self.name {
+            Name::Copy => return copy::run(self).await,
+            Name::Git => return git::run(self).await,
+            _ => {}
         }
         if self.name == Name::Freshness {
             let changes = freshness::changes(self);
@@ -118,7 +124,7 @@ impl Bench {
                 Name::Churn => churn(&mut stage).await,
                 Name::Restart => restart(&mut stage).await,
                 Name::Freshness => freshness::run(self, &mut stage).await,
-                Name::Copy => bail!("it has no stage"),
+                Name::Copy | Name::Git => bail!("it has no stage"),
             };
             let values = match values {
                 Ok(values) => stage.check_rows().await.map(|()| values),

@@ -231,12 +231,12 @@ impl Stage<'_> {
     }
 }
 
-fn scope() -> Arc<crate::export::Scope> {
+pub(super) fn scope() -> Arc<crate::export::Scope> {
     contract::scope("bench", "loadtest-001", "bench")
 }
 
 /// Returns all rows, ascending by key.
-fn rows(count: usize) -> Result<Vec<Row>> {
+pub(super) fn rows(count: usize) -> Result<Vec<Row>> {
     let mut rows: Vec<Row> = (0..count).map(|index| row(index, count, IMAGE)).collect::<Result<_>>()?;
     rows.sort_unstable_by_key(Row::key);
     Ok(rows)
@@ -244,7 +244,7 @@ fn rows(count: usize) -> Result<Vec<Row>> {
 
 /// Returns the row of one object of the load, with the six attributes of the other benches and a UID as the API server
 /// draws them.
-fn row(index: usize, count: usize, image: &str) -> Result<Row> {
+pub(super) fn row(index: usize, count: usize, image: &str) -> Result<Row> {
     let load = Load { namespaces: 50, per_namespace: count.div_ceil(50), ..Load::default() };
     let (namespace, name) = load.object(index);
     let hex = blake3::hash(&index.to_le_bytes()).to_hex();
