@@ -78,6 +78,8 @@ pub(super) enum PostgresError {
     Fenced { inventory: String, table: String, theirs: i64, ours: i64 },
     #[error("another operator started to write inventory {inventory} in {table} at the same moment")]
     Raced { inventory: String, table: String },
+    #[error("another operator failed to build unique index {index} of table {table}; it will be built again")]
+    Unfinished { index: String, table: String },
     #[error("failed to {doing}")]
     Deposed {
         doing: String,
@@ -211,6 +213,7 @@ impl PostgresError {
             | Self::ClusterConflict { .. }
             | Self::Fenced { .. }
             | Self::Raced { .. }
+            | Self::Unfinished { .. }
             | Self::Deposed { .. } => Fault::Delivery,
         }
     }
@@ -239,6 +242,7 @@ impl PostgresError {
             | Self::Closed { .. }
             | Self::Timeout { .. }
             | Self::Raced { .. }
+            | Self::Unfinished { .. }
             | Self::Deposed { .. } => "ExportFailed",
         }
     }
@@ -274,6 +278,7 @@ impl Classify for PostgresError {
             | Self::Timeout { .. }
             | Self::ReadOnly { .. }
             | Self::Raced { .. }
+            | Self::Unfinished { .. }
             // The process is about to end; its successor delivers.
             | Self::Deposed { .. } => Class::Transient,
         }

@@ -41,13 +41,20 @@ pub(super) async fn run(client: &Client, names: &Names, deadline: Instant) -> Re
 
     info!(table, "building the unique index of the rows beside that of an earlier release");
     let began = Instant::now();
-    let build =
-        format!("CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {} ON {table} ({})", Quoted(index), KEY.join(", "));
+    let build = format!(
+        "CREATE UNIQUE INDEX CONCURRENTLY IF NOT EXISTS {} ON {table} ({})",
+        Quoted(index.clone()),
+        KEY.join(", ")
+    );
     // Each statement by itself: an index cannot be built beside others inside a transaction.
     for sql in
         ["SET statement_timeout = 0", "SET lock_timeout = 0", &build, "RESET statement_timeout", "RESET lock_timeout"]
     {
         in_time(began + BUILD_BUDGET, doing, client.batch_execute(sql)).await?;
+    }
+    // One that began before us and lost a deadlock leaves an index that the statement above takes for done.
+    if is_ruin(client, names, &index, deadline).await? {
+        return Err(PostgresError::Unfinished { index, table });
     }
     let elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
     info!(table, elapsed_ms, "table of an earlier release is up to date");
