@@ -4,6 +4,8 @@
 FROM rust:1.95-bookworm AS build
 WORKDIR /src
 COPY rust-toolchain.toml Cargo.toml Cargo.lock ./
+# Frame pointers, without which profiles have no stacks.
+COPY .cargo .cargo
 COPY src src
 COPY benches benches
 ARG VERSION=dev
