@@ -123,6 +123,9 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// Tells readers of the sink that these scopes are watched and unchanged.
     fn heartbeat<'a>(&'a self, scopes: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>>;
 
+    /// Says that a scope is no longer delivered through this sink, so that another one may. What is there stays.
+    fn release(&self, _scope: &Scope) {}
+
     /// Returns how deliveries to this destination run beside each other.
     fn lane(&self) -> Lane {
         Lane::Own
@@ -164,6 +167,9 @@ pub trait RowSink: Sink {
 
 /// A sink that takes an inventory as a whole: one document, or what replaces it.
 pub trait DocumentSink: Sink {
+    /// Tells whether [publishing](Self::publish) would write nothing.
+    fn has<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<bool, SinkError>>;
+
     /// Brings the sink to a document, all or nothing; creates the destination when it may and must.
     ///
     /// Idempotent: it compares with what is there and writes only what differs, so that publishing again is also how a

@@ -58,6 +58,11 @@ impl FilePath {
         Self(format!(".kollect/{below}").into())
     }
 
+    /// Tells whether the path is for the record of what we own.
+    pub fn is_of_record(&self) -> bool {
+        self.0.starts_with(".kollect/")
+    }
+
     /// Returns the text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -139,6 +144,11 @@ impl From<Vec<u8>> for Text {
 }
 
 impl Text {
+    /// Tells whether some of it is no news.
+    pub fn has_stamps(&self) -> bool {
+        !self.stamps.is_empty()
+    }
+
     /// Tells whether a held file says the same: equal but for the time of the export and the generation.
     pub fn says_the_same(&self, held: &[u8]) -> bool {
         let mut rest = held;

@@ -72,7 +72,6 @@ pub struct GitRepositories {
     guard: Guard,
     around: Surroundings,
     actors: Mutex<HashMap<[u8; 32], Weak<Actor>>>,
-    residents: Residents,
 }
 
 impl GitRepositories {
@@ -80,8 +79,9 @@ impl GitRepositories {
     pub fn new(guard: Guard, writer: String, mirrors: MirrorPlaces, clock: Clock, stop: CancellationToken) -> Self {
         let tasks = TaskTracker::new();
         tasks.spawn(stop.clone().run_until_cancelled_owned(evict(mirrors.clone())));
-        let around = Surroundings { places: mirrors, writer, mandate: Mandate::unlimited(), clock, tasks, stop };
-        Self { guard, around, actors: Mutex::default(), residents: Residents::default() }
+        let (mandate, residents) = (Mandate::unlimited(), Residents::default());
+        let around = Surroundings { places: mirrors, writer, mandate, residents, clock, tasks, stop };
+        Self { guard, around, actors: Mutex::default() }
     }
 
     /// Lets the sinks write only as long as the mandate lasts.
@@ -120,7 +120,7 @@ impl GitRepositories {
             place,
             appearance: config.appearance(),
             prune: config.prune,
-            residents: self.residents.clone(),
+            residents: self.around.residents.clone(),
             residences: Mutex::default(),
             unnamed: Cluster::new(if config.cluster.as_str() == DEFAULT_CLUSTER { DEFAULT_CLUSTER } else { "" }),
             clock: self.around.clock,
@@ -251,6 +251,11 @@ impl Sink for GitSink {
     /// Readers of a branch are told nothing: a commit that says that nothing changed would be a change.
     fn heartbeat<'a>(&'a self, _: &'a [&'a Scope]) -> BoxFuture<'a, Result<(), SinkError>> {
         futures::future::ready(Ok(())).boxed()
+    }
+
+    fn release(&self, scope: &Scope) {
+        self.standings.lock().remove(scope);
+        self.residences.lock().remove(scope);
     }
 
     fn lane(&self) -> Lane {

@@ -91,6 +91,24 @@ impl Places {
         self.rows.get(key).map(|row| self.path_of(key, row)).transpose()
     }
 
+    /// Returns the paths of all rows, in no order.
+    pub fn paths(&self) -> impl Iterator<Item = Result<FilePath, LayoutError>> {
+        self.rows.iter().map(|(key, row)| self.path_of(key, row))
+    }
+
+    /// Returns all rows, in no order.
+    pub fn rows(&self) -> impl Iterator<Item = &Row> {
+        self.rows.values()
+    }
+
+    /// Checks whether a row that is to be taken in has a path.
+    pub fn place(&self, row: &Row) -> Result<(), LayoutError> {
+        match self.rows.get(&row.key()) {
+            Some(known) if same_path(known, row) => Ok(()),
+            _ => self.layout.path(&self.inventory, self.generation, row).map(drop),
+        }
+    }
+
     /// Returns the path of the index, where there is one.
     pub fn index_path(&self) -> Result<Option<FilePath>, LayoutError> {
         let wanted = self.layout.has_index();
@@ -104,6 +122,26 @@ impl Places {
         rows.into_iter().map(|(key, row)| Ok((self.path_of(key, row)?, row))).collect()
     }
 
+    /// Takes in many rows, where nobody asks what moves. Those without a path are left out.
+    pub fn fill(&mut self, rows: Vec<Row>) -> Result<(), LayoutError> {
+        self.rows.reserve(rows.len());
+        self.seats.reserve(rows.len());
+        let mut change = Change::default();
+        for row in rows {
+            let key = row.key();
+            if self.rows.contains_key(&key) {
+                self.take_out(&key, &mut change)?;
+            }
+            if let Ok(path) = self.layout.path(&self.inventory, self.generation, &row) {
+                self.put_in(key, row, &path, &mut change);
+            }
+        }
+        if change.unsettled {
+            self.settle()?;
+        }
+        Ok(())
+    }
+
     /// Takes in rows that changed and keys that are gone; of a key in both the row counts.
     ///
     /// # Errors
@@ -115,20 +153,29 @@ impl Places {
         }
         for row in upserts {
             let key = row.key();
-            self.take_out(&key, &mut change)?;
-            self.put_in(key.clone(), row, &mut change)?;
+            match self.rows.get_mut(&key) {
+                // Nothing moves, which is so with nearly all that changes.
+                Some(known) if same_path(known, &row) => *known = row,
+                _ => {
+                    self.take_out(&key, &mut change)?;
+                    let path = self.layout.path(&self.inventory, self.generation, &row)?;
+                    self.put_in(key.clone(), row, &path, &mut change);
+                }
+            }
             change.write.push(key);
         }
         if change.unsettled {
             let moved = self.settle()?;
             self.find_moved(&moved, &mut change)?;
         }
-        let mut moves = Moves::default();
+        let mut put = Vec::with_capacity(change.write.len());
         for key in &change.write {
             if let Some(row) = self.rows.get(key) {
-                moves.put.insert(self.path_of(key, row)?, row.clone());
+                put.push((self.path_of(key, row)?, row.clone()));
             }
         }
+        // A map that is made at once has no gaps, which one that grows has for nearly half of it.
+        let mut moves = Moves { put: put.into_iter().collect(), remove: Vec::new() };
         moves.remove = change.before.into_iter().filter(|path| !moves.put.contains_key(path)).collect();
         moves.remove.sort_unstable();
         Ok(moves)
@@ -160,8 +207,8 @@ impl Places {
         Ok(())
     }
 
-    fn put_in(&mut self, key: RowKey, row: Row, change: &mut Change) -> Result<(), LayoutError> {
-        let spot = Spot::of(&self.layout.path(&self.inventory, self.generation, &row)?);
+    fn put_in(&mut self, key: RowKey, row: Row, path: &FilePath, change: &mut Change) {
+        let spot = Spot::of(path);
         match self.seats.entry(spot) {
             Entry::Vacant(seat) => {
                 seat.insert(Seat::One(key.clone()));
@@ -180,7 +227,6 @@ impl Places {
             }
         }
         self.rows.insert(key, row);
-        Ok(())
     }
 
     /// Finds the paths of all rows that do not have the one that the template gives, and returns those of before.
@@ -247,6 +293,12 @@ impl Places {
             None => self.layout.path(&self.inventory, self.generation, row),
         }
     }
+}
+
+/// Tells whether two rows of one key have the same path, before two rows of one path are told apart.
+fn same_path(left: &Row, right: &Row) -> bool {
+    let origin = Arc::ptr_eq(&left.origin, &right.origin) || left.origin == right.origin;
+    origin && left.namespace == right.namespace && left.body.name() == right.body.name()
 }
 
 /// What is known of a change while it is taken in.
@@ -373,7 +425,7 @@ mod tests {
                 }
                 files.extend(moves.put);
                 let mut fresh = places();
-                fresh.apply(grown.rows.values().cloned().collect(), &[]).unwrap();
+                fresh.fill(grown.rows().cloned().collect()).unwrap();
                 let expected: BTreeMap<FilePath, Row> =
                     fresh.in_order().unwrap().into_iter().map(|(path, row)| (path, row.clone())).collect();
                 prop_assert_eq!(expected.len(), fresh.len());

@@ -30,6 +30,17 @@ impl Layout {
         self.content_with(row, &mut Scratch::default())
     }
 
+    /// Checks whether a row has a file, without writing it.
+    ///
+    /// # Errors
+    /// Those of [`Layout::content`].
+    pub fn check(&self, row: &Row, scratch: &mut Scratch) -> Result<(), LayoutError> {
+        match self.spec.content {
+            LayoutContent::Item | LayoutContent::Attributes => Ok(()),
+            LayoutContent::Manifest => self.embedded(row, &mut scratch.tape).map(drop),
+        }
+    }
+
     /// Returns the file of a row, as [`Layout::content`]; for many rows.
     pub fn content_with(&self, row: &Row, scratch: &mut Scratch) -> Result<Text, LayoutError> {
         let Scratch { yaml, tape, item } = scratch;
@@ -43,17 +54,20 @@ impl Layout {
                 b"null" | b"" => b"{}",
                 attributes => attributes,
             },
-            LayoutContent::Manifest => {
-                let attributes = row.body.attributes();
-                tape.read(attributes);
-                let found = tape.find(attributes, 0, &self.spec.manifest_key).map(|at| tape.node(at));
-                match found.filter(|node| node.kind == Kind::Map) {
-                    Some(node) => node.raw(attributes),
-                    None => return Err(self.no_manifest(row)),
-                }
-            }
+            LayoutContent::Manifest => self.embedded(row, tape)?,
         };
         Ok(self.file_of(json, yaml).into())
+    }
+
+    /// Returns the object that a row embeds.
+    fn embedded<'r>(&self, row: &'r Row, tape: &mut Tape) -> Result<&'r [u8], LayoutError> {
+        let attributes = row.body.attributes();
+        tape.read(attributes);
+        let found = tape.find(attributes, 0, &self.spec.manifest_key).map(|at| tape.node(at));
+        match found.filter(|node| node.kind == Kind::Map) {
+            Some(node) => Ok(node.raw(attributes)),
+            None => Err(self.no_manifest(row)),
+        }
     }
 
     fn no_manifest(&self, row: &Row) -> LayoutError {

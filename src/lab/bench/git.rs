@@ -28,13 +28,10 @@ use super::{Bench, Values};
 use crate::api::v1alpha1::sink::LayoutMode;
 use crate::export::layout::{Layout, LayoutSpec};
 use crate::export::{Base, Selection};
-use crate::metrics::SinkType;
 use crate::model::{Cluster, Family, Name, Namespace, ObjectKey, Row, SinkKey};
-use crate::sinks::git::{
-    Author, Challenge, Credentials, GitConfig, GitRepositories, MessageTemplate, MirrorPlaces, PushPolicy,
-};
+use crate::sinks::git::{GitConfig, GitRepositories, MirrorPlaces};
 use crate::sinks::netguard::Guard;
-use crate::sinks::{Backend, RowSink, TlsConfig, contract};
+use crate::sinks::{Backend, RowSink, contract};
 
 /// Files of a delta, and deltas of a round.
 const DELTA_FILES: usize = 100;
@@ -201,25 +198,9 @@ fn layout() -> LayoutSpec {
 }
 
 fn config(endpoint: String) -> GitConfig {
-    GitConfig {
-        sink: SinkKey {
-            family: Family::Snapshot,
-            object: ObjectKey::new(Namespace::new("team-a"), Name::new("bench")),
-        },
-        kind: SinkType::Git,
-        cluster: Cluster::new("bench"),
-        endpoint,
-        branch: None,
-        push: PushPolicy::Commit,
-        credentials: Credentials::Anonymous,
-        challenge: Challenge::Awaited,
-        tls: TlsConfig::default(),
-        depth: std::num::NonZeroU32::MIN,
-        author: Author::default(),
-        message: MessageTemplate::default(),
-        layout: layout(),
-        prune: true,
-    }
+    let object = ObjectKey::new(Namespace::new("team-a"), Name::new("bench"));
+    let sink = SinkKey { family: Family::Snapshot, object };
+    GitConfig { cluster: Cluster::new("bench"), layout: layout(), prune: true, ..GitConfig::new(sink, endpoint) }
 }
 
 fn git(dir: &Path) -> Command {

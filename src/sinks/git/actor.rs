@@ -11,7 +11,8 @@ mod build;
 mod rivals;
 mod work;
 
-use std::num::NonZeroU32;
+use std::collections::BTreeMap;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,10 +27,11 @@ use super::config::{Author, PushPolicy};
 use super::error::GitError;
 use super::message::Facts;
 use super::mirror::{Place, Places};
+use super::residents::Residents;
 use super::transport::Wire;
-use crate::export::Scope;
-use crate::export::{File, FilePath};
-use crate::model::Cluster;
+use crate::export::layout::{Layout, Scratch};
+use crate::export::{File, FilePath, Scope, Text};
+use crate::model::{Cluster, Row};
 use crate::sinks::Leave;
 use crate::sinks::mandate::Mandate;
 use work::{Knowledge, Worker};
@@ -40,7 +42,7 @@ const QUEUE: usize = 256;
 /// Edits of one push at most.
 const BATCH: usize = 256;
 
-/// How long the next edit is waited for after the last one.
+/// How long the next edit is waited for after the last one, where inventories are left that have none in the push.
 const GATHER: Duration = Duration::from_millis(100);
 
 /// How long edits are gathered at most.
@@ -75,12 +77,60 @@ pub(super) enum Change {
     /// Of its files, these are written and those go.
     Part {
         /// Written, or taken over as they are.
-        put: Vec<File>,
+        put: Puts,
         /// Removed, if they are the inventory's.
         remove: Vec<FilePath>,
     },
     /// The inventory is left: its files go or stay, and nobody owns them any more.
     End(Leave),
+}
+
+/// Rows by the paths of their files.
+pub(super) type Rows = Arc<BTreeMap<FilePath, Row>>;
+
+/// Files to write. Those of rows are rendered one after the other, for all of them together may be large.
+#[derive(Debug)]
+pub(super) struct Puts {
+    rows: Option<(Arc<Layout>, Rows)>,
+    files: Vec<File>,
+}
+
+impl From<Vec<File>> for Puts {
+    fn from(files: Vec<File>) -> Self {
+        Self { rows: None, files }
+    }
+}
+
+impl Puts {
+    /// Returns the files of rows, and some that are rendered already.
+    pub(super) fn of_rows(layout: Arc<Layout>, rows: Rows, files: Vec<File>) -> Self {
+        Self { rows: Some((layout, rows)), files }
+    }
+
+    fn paths(&self) -> impl Iterator<Item = &FilePath> {
+        let rows = self.rows.iter().flat_map(|(_, rows)| rows.keys());
+        rows.chain(self.files.iter().map(|file| &file.path))
+    }
+}
+
+impl Change {
+    /// Does something with each file to write.
+    fn for_each_put(&self, mut work: impl FnMut(&FilePath, &Text) -> Result<(), GitError>) -> Result<(), GitError> {
+        let files = match self {
+            Self::Whole(files) | Self::Successor { files, .. } => files,
+            Self::Part { put: Puts { rows, files }, .. } => {
+                let mut scratch = Scratch::default();
+                if let Some((layout, rows)) = rows {
+                    for (path, row) in &**rows {
+                        work(path, &layout.content_with(row, &mut scratch)?)?;
+                    }
+                }
+                files
+            }
+            Self::End(_) => return Ok(()),
+        };
+        files.iter().try_for_each(|file| work(&file.path, &file.text))
+    }
 }
 
 /// What an edit did.
@@ -105,6 +155,8 @@ pub(super) enum State {
     Intact,
     /// It has another file there, or none.
     Altered,
+    /// It has one, and nobody can tell: a file that stands for a ref has paths alone.
+    Untold,
 }
 
 /// A file that an inventory owns.
@@ -112,7 +164,7 @@ pub(super) enum State {
 pub(super) struct Holding {
     /// Where.
     pub(super) path: FilePath,
-    /// The content that the inventory left there.
+    /// The content that the inventory left there, or what is there where nobody can tell.
     pub(super) blob: Oid,
     /// Whether the branch has that.
     pub(super) state: State,
@@ -140,6 +192,8 @@ pub(super) struct Surroundings {
     pub(super) writer: String,
     /// Whether this process may write.
     pub(super) mandate: Mandate,
+    /// Who writes to which branch.
+    pub(super) residents: Residents,
     /// The time of commits.
     pub(super) clock: Clock,
     /// Owns the tasks.
@@ -172,7 +226,7 @@ impl Actor {
     pub(super) fn start(settings: Settings, wire: Arc<Wire>, around: &Surroundings) -> Self {
         let (queue, jobs) = mpsc::channel(QUEUE);
         let worker = Worker { settings, wire, around: around.clone(), rivals: Mutex::default() };
-        around.tasks.spawn(run(Arc::new(worker), jobs, around.stop.clone()));
+        around.tasks.spawn(run(Arc::new(worker), jobs));
         Self { queue }
     }
 
@@ -223,10 +277,11 @@ impl Actor {
 }
 
 /// Works until the last handle is gone, or the process stops.
-async fn run(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Job>, stop: CancellationToken) {
+async fn run(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Job>) {
+    let Surroundings { stop, residents, .. } = worker.around.clone();
     let mut knowledge = Knowledge::Unknown;
     while let Some(Some(first)) = stop.run_until_cancelled(jobs.recv()).await {
-        let batch = gather(first, &mut jobs).await;
+        let batch = gather(first, &mut jobs, || residents.of(&worker.settings.place, GATHER)).await;
         let worker = Arc::clone(&worker);
         // What panics there has dropped its replies, and nothing is known of the remote any more.
         let done = tokio::task::spawn_blocking(move || worker.work(batch, knowledge)).await;
@@ -234,14 +289,19 @@ async fn run(worker: Arc<Worker>, mut jobs: mpsc::Receiver<Job>, stop: Cancellat
     }
 }
 
-/// Takes what is there, and waits for more while edits keep coming.
-async fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>) -> Vec<Job> {
+/// Takes what is there, and waits for more while edits keep coming, until there is one of each inventory: the branch has
+/// `residents` of them, as far as is known.
+async fn gather(first: Job, jobs: &mut mpsc::Receiver<Job>, residents: impl Fn() -> Option<NonZeroUsize>) -> Vec<Job> {
     let mut batch = vec![first];
     while let Ok(job) = jobs.try_recv() {
         batch.push(job);
     }
     let limit = Instant::now() + GATHER_AT_MOST;
-    while batch.len() < BATCH && batch.iter().any(|job| matches!(job, Job::Edit(..))) {
+    while batch.len() < BATCH {
+        let edits = batch.iter().filter(|job| matches!(job, Job::Edit(..))).count();
+        if edits == 0 || residents().is_some_and(|residents| edits >= residents.get()) {
+            break;
+        }
         match timeout_at(limit.min(Instant::now() + GATHER), jobs.recv()).await {
             Ok(Some(job)) => batch.push(job),
             Ok(None) | Err(_) => break,

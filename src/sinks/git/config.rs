@@ -58,6 +58,26 @@ impl fmt::Debug for GitConfig {
 }
 
 impl GitConfig {
+    /// Returns the settings of a sink that says nothing but where to: no login, one document, everything else as usual.
+    pub fn new(sink: SinkKey, endpoint: String) -> Self {
+        Self {
+            sink,
+            kind: SinkType::Git,
+            cluster: Cluster::new(""),
+            endpoint,
+            branch: None,
+            push: PushPolicy::default(),
+            credentials: Credentials::default(),
+            challenge: Challenge::default(),
+            tls: TlsConfig::default(),
+            depth: NonZeroU32::MIN,
+            author: Author::default(),
+            message: MessageTemplate::default(),
+            layout: LayoutSpec::default(),
+            prune: false,
+        }
+    }
+
     /// Returns what makes two sinks share a writer: where it leads, by which credential, and how it writes.
     pub(super) fn writer_key(&self, place: &Place) -> [u8; 32] {
         let (user, secret, known_hosts) = match &self.credentials {

@@ -5,11 +5,17 @@
 //! table of such words, the only place where a text decides. No error holds a credential: addresses are normal forms of
 //! [`super::endpoint::Endpoint`], and words of a server are scrubbed before they come here.
 
+mod words;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
+
+pub(super) use words::{Answer, RedirectError};
+
+use words::Refusal;
 
 use super::endpoint::EndpointError;
 use super::transport::known_hosts::HostKeyError;
@@ -174,116 +180,6 @@ pub(super) enum Mismatch {
     NoKnownHosts,
 }
 
-/// An HTTP status that is no success, and what the server said beside it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answer {
-    pub(super) status: StatusCode,
-    /// The server says when to come again.
-    pub(super) retry_after: bool,
-    /// The beginning of a plain-text body, scrubbed.
-    pub(super) words: String,
-}
-
-impl std::fmt::Display for Answer {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.status {
-            StatusCode::NOT_FOUND => f.write_str("repository not found, or no access to it (HTTP 404)")?,
-            StatusCode::FORBIDDEN => f.write_str("access denied (HTTP 403)")?,
-            StatusCode::TOO_MANY_REQUESTS => f.write_str("too many requests (HTTP 429)")?,
-            StatusCode::PAYLOAD_TOO_LARGE => {
-                f.write_str("the push is larger than the server takes (HTTP 413); raise its limit on request bodies")?;
-            }
-            status => write!(f, "the server answered with HTTP {status}")?,
-        }
-        f.write_str(&saying(&self.words))
-    }
-}
-
-impl Answer {
-    fn class(&self) -> Class {
-        match self.status {
-            StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_EARLY | StatusCode::TOO_MANY_REQUESTS => Class::Transient,
-            // GitHub answers so to who asks too often.
-            StatusCode::FORBIDDEN if self.retry_after => Class::Transient,
-            status if status.is_server_error() => Class::Transient,
-            _ => Class::Terminal,
-        }
-    }
-}
-
-/// Why a redirection is not followed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(super) enum RedirectError {
-    #[error("the server redirects more than {0} times")]
-    TooMany(usize),
-    #[error("the server redirects to {0}, which is no address of a repository; is spec.endpoint one?")]
-    Elsewhere(String),
-    #[error("the server redirects from https to http")]
-    Weaker,
-    #[error("the server redirects to an address that cannot be read")]
-    Unreadable,
-    #[error(
-        "the server redirects to {0}, which asks for credentials, and those of the Secret are for the host of \
-             spec.endpoint alone; set spec.endpoint to the new address"
-    )]
-    Stranger(String),
-    #[error("the server redirects in the middle of the conversation")]
-    Late,
-}
-
-/// What a server means by refusing a reference.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Refusal {
-    /// The reference is not where the push believes it to be.
-    Moved,
-    /// The server has trouble of its own: a lock, a disk.
-    Trouble,
-    /// Another reference of the same push was refused.
-    Companion,
-    /// A rule forbids it.
-    Rule,
-}
-
-/// What servers say, in lower case, and what they mean. From git's `builtin/receive-pack.c`, and what its client,
-/// libgit2, Gerrit and the large hosts add. Anything else is a rule of the server.
-const REFUSALS: &[(&str, Refusal)] = &[
-    ("atomic push failure", Refusal::Companion),
-    ("atomic push failed", Refusal::Companion),
-    ("transaction aborted", Refusal::Companion),
-    ("non-fast-forward", Refusal::Moved),
-    ("non-fast forward", Refusal::Moved),
-    ("fetch first", Refusal::Moved),
-    ("stale info", Refusal::Moved),
-    ("incorrect old value", Refusal::Moved),
-    ("but expected", Refusal::Moved),
-    ("reference already exists", Refusal::Moved),
-    ("failed to update ref", Refusal::Trouble),
-    ("failed to update reference", Refusal::Trouble),
-    ("failed to lock", Refusal::Trouble),
-    ("cannot lock ref", Refusal::Trouble),
-    ("unable to lock", Refusal::Trouble),
-    ("lock failure", Refusal::Trouble),
-    ("lock error", Refusal::Trouble),
-    ("atomic transaction failed", Refusal::Trouble),
-    ("transaction failed to start", Refusal::Trouble),
-    ("unpacker error", Refusal::Trouble),
-    ("missing necessary objects", Refusal::Trouble),
-    ("unable to migrate objects", Refusal::Trouble),
-    ("bad pack", Refusal::Trouble),
-    ("internal server error", Refusal::Trouble),
-    ("internal error", Refusal::Trouble),
-    ("timeout", Refusal::Trouble),
-    ("timed out", Refusal::Trouble),
-];
-
-impl Refusal {
-    /// Reads the words with which a server refuses a reference.
-    pub(super) fn of(words: &str) -> Self {
-        let words = words.to_ascii_lowercase();
-        REFUSALS.iter().find(|(known, _)| words.contains(known)).map_or(Self::Rule, |(_, refusal)| *refusal)
-    }
-}
-
 impl GitError {
     /// Says what a server means by refusing a reference. `status` is what it says of that reference, `words` what it says
     /// beside it, scrubbed both.
@@ -298,83 +194,35 @@ impl GitError {
         }
     }
 
-    /// Returns where the failure lies.
-    fn fault(&self) -> Fault {
-        match self {
-            Self::Shared(error) => error.fault(),
-            // A push that is too large says nothing of the next one.
-            Self::Status { answer, .. } if answer.status == StatusCode::PAYLOAD_TOO_LARGE => Fault::Delivery,
+    /// Returns what the failure means.
+    fn verdict(&self) -> Verdict {
+        use Fault::{Delivery, Destination};
+        const PROBE: &str = "ConnectionTestFailed";
+        const FAILED: &str = "ExportFailed";
+        const REFUSED: &str = "ExportTerminal";
+        let (class, reason, fault) = match self {
+            Self::Shared(error) => return error.verdict(),
+            Self::Endpoint(_) | Self::Login(_) | Self::Said { .. } => (Class::Terminal, PROBE, Delivery),
             Self::Tls(_)
             | Self::Client(_)
-            | Self::Dial(_)
-            | Self::Handshake { .. }
-            | Self::Http { .. }
-            | Self::Status { .. }
-            | Self::Cut { .. }
-            | Self::Silent { .. }
             | Self::LoginNeeded { .. }
             | Self::LoginRefused { .. }
             | Self::Redirect { .. }
             | Self::NotGit { .. }
             | Self::HostKey { .. }
-            | Self::UnusableKey { .. } => Fault::Destination,
-            Self::Endpoint(_)
-            | Self::Login(_)
-            | Self::Late { .. }
-            | Self::Cancelled { .. }
-            | Self::Door { .. }
-            | Self::Said { .. }
-            | Self::NonFastForward { .. }
-            | Self::Refused { .. }
-            | Self::Busy { .. }
-            | Self::Withheld { .. }
-            | Self::Git { .. }
-            | Self::Mirror(_)
-            | Self::Root { .. }
-            | Self::Disk { .. }
-            | Self::Locked { .. }
-            | Self::Obstructed { .. }
-            | Self::Unfit { .. }
-            | Self::Superseded { .. }
-            | Self::Deposed { .. }
-            | Self::Occupied { .. }
-            | Self::Layout(_)
-            | Self::PathConflict { .. }
-            | Self::ClusterConflict { .. }
-            | Self::NotCompared
-            | Self::GivenUp => Fault::Delivery,
-        }
-    }
-
-    /// Returns the condition reason.
-    fn reason(&self) -> &'static str {
-        match self {
-            Self::Shared(error) => error.reason(),
-            Self::Obstructed { .. } | Self::PathConflict { .. } => "PathConflict",
-            Self::ClusterConflict { .. } => "ClusterConflict",
-            Self::Endpoint(_)
-            | Self::Login(_)
-            | Self::Tls(_)
-            | Self::Client(_)
-            | Self::Dial(_)
-            | Self::Handshake { .. }
-            | Self::LoginNeeded { .. }
-            | Self::LoginRefused { .. }
-            | Self::Redirect { .. }
-            | Self::NotGit { .. }
-            | Self::HostKey { .. }
-            | Self::UnusableKey { .. }
-            | Self::Said { .. } => "ConnectionTestFailed",
-            Self::Status { answer, .. } if answer.status == StatusCode::PAYLOAD_TOO_LARGE => "ExportTerminal",
-            Self::Status { answer, .. } if answer.class() == Class::Terminal => "ConnectionTestFailed",
-            Self::Refused { .. } | Self::Root { .. } | Self::Unfit { .. } | Self::Occupied { .. } | Self::Layout(_) => {
-                "ExportTerminal"
+            | Self::UnusableKey { .. } => (Class::Terminal, PROBE, Destination),
+            Self::Dial(error) => (error.class(), PROBE, Destination),
+            Self::Handshake { source, .. } => (handshake_class(source), PROBE, Destination),
+            // A push that is too large says nothing of the next one.
+            Self::Status { answer, .. } if answer.status == StatusCode::PAYLOAD_TOO_LARGE => {
+                (answer.class(), REFUSED, Delivery)
             }
-            Self::Status { .. }
-            | Self::Http { .. }
-            | Self::Cut { .. }
-            | Self::Silent { .. }
-            | Self::Late { .. }
+            Self::Status { answer, .. } => match answer.class() {
+                Class::Terminal => (Class::Terminal, PROBE, Destination),
+                class => (class, FAILED, Destination),
+            },
+            Self::Http { .. } | Self::Cut { .. } | Self::Silent { .. } => (Class::Transient, FAILED, Destination),
+            Self::Late { .. }
             | Self::Cancelled { .. }
             | Self::Door { .. }
             | Self::NonFastForward { .. }
@@ -387,14 +235,31 @@ impl GitError {
             | Self::Superseded { .. }
             | Self::Deposed { .. }
             | Self::NotCompared
-            | Self::GivenUp => "ExportFailed",
-        }
+            | Self::GivenUp => (Class::Transient, FAILED, Delivery),
+            Self::Refused { .. } | Self::Root { .. } | Self::Unfit { .. } | Self::Occupied { .. } => {
+                (Class::Terminal, REFUSED, Delivery)
+            }
+            Self::Layout(error) => (error.class(), REFUSED, Delivery),
+            Self::Obstructed { .. } | Self::PathConflict { .. } => (Class::Terminal, "PathConflict", Delivery),
+            Self::ClusterConflict { .. } => (Class::Terminal, "ClusterConflict", Delivery),
+        };
+        Verdict { class, reason, fault }
     }
+}
+
+/// What a failure means for the scheduler and for the status.
+#[derive(Debug, Clone, Copy)]
+struct Verdict {
+    class: Class,
+    /// Condition reason.
+    reason: &'static str,
+    fault: Fault,
 }
 
 impl From<GitError> for SinkError {
     fn from(error: GitError) -> Self {
-        let (fault, failure) = (error.fault(), Self::new(error.class(), error.reason(), error));
+        let Verdict { class, reason, fault } = error.verdict();
+        let failure = Self::new(class, reason, error);
         match fault {
             Fault::Destination => failure.of_destination(),
             Fault::Delivery => failure,
@@ -404,48 +269,7 @@ impl From<GitError> for SinkError {
 
 impl Classify for GitError {
     fn class(&self) -> Class {
-        match self {
-            Self::Shared(error) => error.class(),
-            Self::Endpoint(_)
-            | Self::Login(_)
-            | Self::Tls(_)
-            | Self::Client(_)
-            | Self::LoginNeeded { .. }
-            | Self::LoginRefused { .. }
-            | Self::Redirect { .. }
-            | Self::NotGit { .. }
-            | Self::HostKey { .. }
-            | Self::UnusableKey { .. }
-            | Self::Said { .. }
-            | Self::Refused { .. }
-            | Self::Root { .. }
-            | Self::Obstructed { .. }
-            | Self::Unfit { .. }
-            | Self::Occupied { .. }
-            | Self::PathConflict { .. }
-            | Self::ClusterConflict { .. } => Class::Terminal,
-            Self::Layout(error) => error.class(),
-            Self::Dial(error) => error.class(),
-            Self::Handshake { source, .. } => handshake_class(source),
-            Self::Status { answer, .. } => answer.class(),
-            Self::Http { .. }
-            | Self::Cut { .. }
-            | Self::Silent { .. }
-            | Self::Late { .. }
-            | Self::Cancelled { .. }
-            | Self::Door { .. }
-            | Self::NonFastForward { .. }
-            | Self::Busy { .. }
-            | Self::Withheld { .. }
-            | Self::Git { .. }
-            | Self::Mirror(_)
-            | Self::Disk { .. }
-            | Self::Locked { .. }
-            | Self::Superseded { .. }
-            | Self::Deposed { .. }
-            | Self::NotCompared
-            | Self::GivenUp => Class::Transient,
-        }
+        self.verdict().class
     }
 }
 
@@ -465,181 +289,4 @@ fn advice(error: &rustls::Error) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::io;
-
-    use rustls::CertificateError;
-
-    use super::*;
-    use crate::error::chain;
-    use crate::sinks::netguard::Guard;
-
-    const TERMINAL: (Class, &str) = (Class::Terminal, "ConnectionTestFailed");
-    const TRANSIENT: (Class, &str) = (Class::Transient, "ExportFailed");
-
-    fn doing() -> String {
-        "push to https://git.example.com/inv".to_owned()
-    }
-
-    fn status(status: u16) -> GitError {
-        let answer = Answer { status: StatusCode::from_u16(status).unwrap(), retry_after: false, words: String::new() };
-        GitError::Status { doing: doing(), answer }
-    }
-
-    fn refused(status: &str) -> GitError {
-        GitError::refused("refs/heads/main", status, "")
-    }
-
-    /// An error of each variant, with what it means.
-    fn all() -> Vec<(GitError, (Class, &'static str), Fault)> {
-        use Fault::{Delivery, Destination};
-        let host = || "git.example.com".to_owned();
-        let dial = Guard::default().check_literal("127.0.0.1").unwrap_err();
-        let away = DialError::Connect { host: host(), port: 22, source: io::ErrorKind::ConnectionRefused.into() };
-        let certificate = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        let client = || reqwest::Request::try_from(http::Request::builder().uri("/").body("").unwrap()).unwrap_err();
-        vec![
-            (GitError::Endpoint(EndpointError::Form), TERMINAL, Delivery),
-            (GitError::Login(Mismatch::NoKey), TERMINAL, Delivery),
-            (GitError::Tls(TlsError::HalfClient), TERMINAL, Destination),
-            (GitError::Client(client()), TERMINAL, Destination),
-            (GitError::Dial(dial.into()), TERMINAL, Destination),
-            (GitError::Dial(away), (Class::Transient, "ConnectionTestFailed"), Destination),
-            (GitError::Handshake { doing: doing(), source: certificate }, TERMINAL, Destination),
-            (
-                GitError::Handshake { doing: doing(), source: rustls::Error::HandshakeNotComplete },
-                (Class::Transient, "ConnectionTestFailed"),
-                Destination,
-            ),
-            (GitError::Http { doing: doing(), source: client() }, TRANSIENT, Destination),
-            (GitError::Door { doing: doing(), source: io::ErrorKind::AddrInUse.into() }, TRANSIENT, Delivery),
-            (GitError::Cut { doing: doing() }, TRANSIENT, Destination),
-            (GitError::Silent { doing: doing(), after: Duration::from_mins(1) }, TRANSIENT, Destination),
-            (GitError::Late { doing: doing() }, TRANSIENT, Delivery),
-            (GitError::Cancelled { doing: doing() }, TRANSIENT, Delivery),
-            (status(404), TERMINAL, Destination),
-            (status(503), TRANSIENT, Destination),
-            (status(413), (Class::Terminal, "ExportTerminal"), Delivery),
-            (GitError::LoginNeeded { doing: doing() }, TERMINAL, Destination),
-            (GitError::LoginRefused { doing: doing(), words: String::new() }, TERMINAL, Destination),
-            (GitError::Redirect { doing: doing(), reason: RedirectError::Weaker }, TERMINAL, Destination),
-            (GitError::NotGit { doing: doing(), kind: "text/html".to_owned() }, TERMINAL, Destination),
-            (GitError::HostKey { doing: doing(), source: HostKeyError::Unknown(host()) }, TERMINAL, Destination),
-            (GitError::UnusableKey { doing: doing() }, TERMINAL, Destination),
-            (GitError::Said { doing: doing(), words: "not found".to_owned() }, TERMINAL, Delivery),
-            (refused("non-fast-forward"), TRANSIENT, Delivery),
-            (refused("pre-receive hook declined"), (Class::Terminal, "ExportTerminal"), Delivery),
-            (refused("unpacker error"), TRANSIENT, Delivery),
-            (refused("atomic push failure"), TRANSIENT, Delivery),
-            (
-                GitError::Git { doing: doing(), words: String::new(), source: git2::Error::from_str("odd") },
-                TRANSIENT,
-                Delivery,
-            ),
-        ]
-    }
-
-    #[test]
-    fn every_error_has_class_reason_and_fault() {
-        for (error, (class, reason), fault) in all() {
-            let text = format!("{error:?}");
-            let error = SinkError::from(error);
-            assert_eq!((error.class(), error.reason(), error.fault()), (class, reason, fault), "{text}");
-        }
-    }
-
-    #[test]
-    fn status_decides_the_class() {
-        for (code, class) in [
-            (400, Class::Terminal),
-            (403, Class::Terminal),
-            (404, Class::Terminal),
-            (408, Class::Transient),
-            (410, Class::Terminal),
-            (413, Class::Terminal),
-            (425, Class::Transient),
-            (429, Class::Transient),
-            (500, Class::Transient),
-            (502, Class::Transient),
-            (503, Class::Transient),
-            (504, Class::Transient),
-            (304, Class::Terminal),
-        ] {
-            assert_eq!(status(code).class(), class, "{code}");
-        }
-        let answer = Answer { status: StatusCode::FORBIDDEN, retry_after: true, words: String::new() };
-        assert_eq!(GitError::Status { doing: doing(), answer }.class(), Class::Transient);
-    }
-
-    #[test]
-    fn words_of_a_server_are_understood() {
-        for (words, refusal) in [
-            ("non-fast-forward", Refusal::Moved),
-            ("fetch first", Refusal::Moved),
-            ("stale info", Refusal::Moved),
-            ("cannot lock ref 'refs/heads/main': is at 1111 but expected 2222", Refusal::Moved),
-            ("cannot lock ref 'refs/heads/main': Unable to create 'main.lock': File exists.", Refusal::Trouble),
-            ("failed to update ref", Refusal::Trouble),
-            ("unpacker error", Refusal::Trouble),
-            ("Internal Server Error", Refusal::Trouble),
-            ("atomic push failure", Refusal::Companion),
-            ("atomic transaction failed", Refusal::Trouble),
-            ("protected branch hook declined", Refusal::Rule),
-            ("pre-receive hook declined", Refusal::Rule),
-            ("hook declined", Refusal::Rule),
-            ("deny updating a hidden ref", Refusal::Rule),
-            ("push declined due to repository rule violations", Refusal::Rule),
-            ("prohibited by Gerrit: not permitted: update", Refusal::Rule),
-            ("branch is currently checked out", Refusal::Rule),
-            ("permission denied", Refusal::Rule),
-            ("", Refusal::Rule),
-        ] {
-            assert_eq!(Refusal::of(words), refusal, "{words}");
-        }
-    }
-
-    #[test]
-    fn message_says_what_was_done_and_what_to_do() {
-        let declined = GitError::refused("refs/heads/main", "hook declined", "GitLab: You are not allowed to push.");
-        assert_eq!(
-            chain(&declined),
-            "the server refused refs/heads/main: hook declined (GitLab: You are not allowed to push.)"
-        );
-        let refused = GitError::LoginRefused { doing: doing(), words: "token expired".to_owned() };
-        assert_eq!(
-            chain(&refused),
-            "failed to push to https://git.example.com/inv: the server refused the credentials; check user and token or key \
-             in the Secret; it says: token expired"
-        );
-        let source = rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer);
-        assert_eq!(
-            chain(&GitError::Handshake { doing: doing(), source }),
-            "failed to push to https://git.example.com/inv; if the certificate is the right one, name its authority in \
-             spec.tls.caBundle or spec.tls.caSecretRef: invalid peer certificate: UnknownIssuer"
-        );
-    }
-
-    /// No variant has a place for a credential but the words of a server, and those are scrubbed where they come in.
-    #[test]
-    fn no_error_holds_a_credential() {
-        let secret = crate::secret::Secret::new("hunter2");
-        let words = || super::super::transport::scrubbed(b"no hunter2 here", &secret);
-        let endpoint = super::super::endpoint::Endpoint::parse("https://u:hunter2@git.example.com/inv").unwrap();
-        let place = || format!("push to {endpoint}");
-        let answer = Answer { status: StatusCode::FORBIDDEN, retry_after: false, words: words() };
-        let mut errors: Vec<GitError> = all().into_iter().map(|(error, ..)| error).collect();
-        errors.extend([
-            GitError::Status { doing: place(), answer },
-            GitError::LoginRefused { doing: place(), words: words() },
-            GitError::Said { doing: place(), words: words() },
-            GitError::NotGit { doing: place(), kind: words() },
-            GitError::Git { doing: place(), words: words(), source: git2::Error::from_str("odd") },
-            GitError::refused("refs/heads/main", &words(), &words()),
-            GitError::refused("refs/heads/main", "unpacker error", &words()),
-        ]);
-        for error in errors {
-            let shown = format!("{error:?} {}", chain(&error));
-            assert!(!shown.contains("hunter2"), "{shown}");
-        }
-    }
-}
+mod tests;

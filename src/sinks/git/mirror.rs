@@ -90,8 +90,12 @@ impl Mirror {
             Some(repository) => repository,
             None => Self::create(&path, place)?,
         };
-        let mirror = Self { path, place: place.clone(), repository, _lock: lock };
+        let mut mirror = Self { path, place: place.clone(), repository, _lock: lock };
         mirror.touch()?;
+        match mirror.without_deltas().map_err(|error| mirror.diagnose(error)) {
+            Err(GitError::Mirror(_)) => mirror.renew()?,
+            done => done?,
+        }
         Ok(mirror)
     }
 
@@ -126,7 +130,7 @@ impl Mirror {
     pub(super) fn renew(&mut self) -> Result<(), GitError> {
         remove(&self.path)?;
         self.repository = Self::create(&self.path, &self.place)?;
-        Ok(())
+        self.without_deltas()
     }
 
     /// Opens the repository again: what others, or packs written by hand, added to it is seen.

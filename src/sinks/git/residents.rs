@@ -5,9 +5,12 @@
 //! was changed succeeds itself, and sinks with the same settings do no harm.
 
 use std::collections::HashMap;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::time::Instant;
 
 use super::error::GitError;
 use super::mirror::Place;
@@ -28,6 +31,8 @@ struct Resident {
     settings: [u8; 32],
     /// How many residences there are of it.
     count: usize,
+    /// When it moved in.
+    since: Instant,
 }
 
 /// The right of one sink to write one inventory to one branch, until it is dropped.
@@ -38,6 +43,20 @@ pub(super) struct Residence {
 }
 
 impl Residents {
+    /// Returns how many inventories are written to a branch; nothing where that is not known: while nobody said so, or
+    /// when one moved in so short a time ago that others may be on their way.
+    pub(super) fn of(&self, place: &Place, settled_for: Duration) -> Option<NonZeroUsize> {
+        let residents = self.0.lock();
+        let mut count = 0;
+        for (_, resident) in residents.iter().filter(|((there, _), _)| there == place) {
+            if resident.since.elapsed() < settled_for {
+                return None;
+            }
+            count += 1;
+        }
+        NonZeroUsize::new(count)
+    }
+
     /// Moves a sink in. `settings` is a digest of all that decides which files are written.
     ///
     /// # Errors
@@ -61,7 +80,10 @@ impl Residents {
                 }
                 there.count += 1;
             }
-            None => drop(residents.insert(door.clone(), Resident { sink: sink.clone(), settings, count: 1 })),
+            None => {
+                let resident = Resident { sink: sink.clone(), settings, count: 1, since: Instant::now() };
+                residents.insert(door.clone(), resident);
+            }
         }
         Ok(Residence { residents: self.clone(), door })
     }
@@ -87,6 +109,29 @@ mod tests {
 
     fn sink(name: &str) -> SinkKey {
         SinkKey { family: Family::Snapshot, object: ObjectKey::new(Namespace::new("team-a"), Name::new(name)) }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn residents_are_counted_once_they_have_settled() {
+        let (residents, wait) = (Residents::default(), Duration::from_millis(100));
+        let place = |branch: &str| Place { url: "https://example.com/r".to_owned(), branch: branch.to_owned() };
+        let settle = |branch: &str, name: &str| {
+            let scope = crate::sinks::contract::scope("west", "team-a", name);
+            residents.settle(&place(branch), &scope, &sink("one"), [1; 32]).unwrap()
+        };
+        let count = |branch: &str| residents.of(&place(branch), wait).map(NonZeroUsize::get);
+        assert_eq!(count("main"), None);
+        let first = settle("main", "apps");
+        assert_eq!(count("main"), None, "others may be on their way");
+        tokio::time::advance(wait).await;
+        let _other = settle("other", "apps");
+        assert_eq!(count("main"), Some(1));
+        let second = settle("main", "jobs");
+        assert_eq!(count("main"), None);
+        tokio::time::advance(wait).await;
+        assert_eq!((count("main"), count("other")), (Some(2), Some(1)));
+        drop((first, second));
+        assert_eq!(count("main"), None);
     }
 
     #[test]

@@ -159,7 +159,7 @@ pub(super) fn human_commit(path: &Path, branch: &str, files: &[(&str, Option<&st
         edits.insert(FilePath::new(path).unwrap(), action);
     }
     let objects = Objects::new(&repository, Volume::Few).unwrap();
-    let tree = tree::apply(&objects, parent.as_ref().map(git2::Commit::tree_id), &edits).unwrap();
+    let tree = tree::apply(&objects, parent.as_ref().map(git2::Commit::tree_id), &edits).unwrap().tree;
     let signature = Signature::now("human", "human@example.com").unwrap();
     let tree = repository.find_tree(tree).unwrap();
     let parents: Vec<_> = parent.iter().collect();

@@ -54,27 +54,51 @@ impl<'a, T> Node<'a, T> {
     }
 }
 
+/// What came of edits.
+#[derive(Debug)]
+pub(super) struct Applied<'a> {
+    /// The tree.
+    pub(super) tree: Oid,
+    /// The edits that changed something: another file is there, or none.
+    pub(super) changed: Changed<'a>,
+}
+
+/// Edits that changed something, by directory.
+pub(super) type Changed<'a> = Vec<(&'a FilePath, Action)>;
+
 /// Returns the tree that comes of a base (`None`: nothing) by the edits.
 ///
 /// A removal where there is no file does nothing. A file gives way to a directory, and a directory to a file, only where
 /// the same edits remove all that is there.
-pub(super) fn apply(objects: &Objects<'_>, base: Option<Oid>, edits: &Edits) -> Result<Oid, GitError> {
+pub(super) fn apply<'a>(objects: &Objects<'_>, base: Option<Oid>, edits: &'a Edits) -> Result<Applied<'a>, GitError> {
     let root = Node::of(edits.iter().map(|(path, action)| (path, *action)));
-    match edit(objects, base, &root)? {
-        Some(tree) => Ok(tree),
-        None => objects.tree(&objects.repository().treebuilder(None).map_err(GitError::Mirror)?),
-    }
+    let mut changed = Vec::new();
+    let tree = match edit(objects, base, &root, &mut changed)? {
+        Some(tree) => tree,
+        None => objects.tree(&objects.repository().treebuilder(None).map_err(GitError::Mirror)?)?,
+    };
+    Ok(Applied { tree, changed })
 }
 
 /// Edits one directory; `None` when nothing is left in it.
-fn edit(objects: &Objects<'_>, base: Option<Oid>, node: &Node<'_, Action>) -> Result<Option<Oid>, GitError> {
+fn edit<'a>(
+    objects: &Objects<'_>,
+    base: Option<Oid>,
+    node: &Node<'a, Action>,
+    changed: &mut Changed<'a>,
+) -> Result<Option<Oid>, GitError> {
     let repository = objects.repository();
     let tree = base.map(|id| repository.find_tree(id)).transpose().map_err(GitError::Mirror)?;
     let mut builder = repository.treebuilder(tree.as_ref()).map_err(GitError::Mirror)?;
     for (name, child) in &node.below {
         let there = tree.as_ref().and_then(|tree| tree.get_name(name));
         let there = there.map(|entry| (entry.kind(), entry.id()));
-        let change = child_of(objects, there, child)?;
+        let change = child_of(objects, there, child, changed)?;
+        if let Some((path, action)) = child.here
+            && change.changes(there)
+        {
+            changed.push((path, action));
+        }
         match change {
             Change::Keep => {}
             Change::Gone => builder.remove(name).map_err(GitError::Mirror)?,
@@ -99,10 +123,23 @@ enum Change<'a> {
     Directory(Oid),
 }
 
+impl Change<'_> {
+    /// Tells whether another file, or none, is there now. A directory is no file.
+    fn changes(&self, there: Option<(Option<ObjectType>, Oid)>) -> bool {
+        let file = there.filter(|(kind, _)| *kind != Some(ObjectType::Tree)).map(|(_, id)| id);
+        match self {
+            Self::Keep => false,
+            Self::File(_, blob) => file != Some(*blob),
+            Self::Gone | Self::Directory(_) => file.is_some(),
+        }
+    }
+}
+
 fn child_of<'a>(
     objects: &Objects<'_>,
     there: Option<(Option<ObjectType>, Oid)>,
     node: &Node<'a, Action>,
+    changed: &mut Changed<'a>,
 ) -> Result<Change<'a>, GitError> {
     let directory = match there {
         Some((Some(ObjectType::Tree), id)) => Some(id),
@@ -110,7 +147,7 @@ fn child_of<'a>(
     };
     let file = there.is_some() && directory.is_none();
     // What is below comes first: it may clear the way for a file of this name.
-    let left = if node.below.is_empty() { directory } else { edit(objects, directory, node)? };
+    let left = if node.below.is_empty() { directory } else { edit(objects, directory, node, changed)? };
     match (node.here, left) {
         (Some((path, Action::Put(_))), Some(_)) => Err(obstructed(path, "a directory")),
         (Some((path, Action::Put(blob))), None) => match there {

@@ -17,7 +17,7 @@ use futures::future::BoxFuture;
 use git2::{ObjectType, Oid};
 use parking_lot::Mutex;
 
-use super::actor::{Change, Edit, Holding, State};
+use super::actor::{Change, Edit, Holding, Puts, Rows, State};
 use super::error::GitError;
 use super::{GitSink, refused_by};
 use crate::api::v1alpha1::conditions::reasons;
@@ -37,7 +37,7 @@ pub(super) struct Standing {
     places: Places,
     generation: i64,
     /// What the branch may not have yet.
-    pending: Moves,
+    pending: Pending,
     /// Rows that have no file, because they were refused.
     absent: HashSet<RowKey>,
     /// Files of ours that no known row has.
@@ -48,10 +48,17 @@ pub(super) struct Standing {
     files: usize,
 }
 
+/// Moves whose files may not be in the branch yet.
+#[derive(Debug, Clone, Default)]
+struct Pending {
+    /// Shared with the writer, who renders them.
+    put: Rows,
+    remove: Vec<FilePath>,
+}
+
 /// Rows beside what the branch has.
 struct Comparison {
     layout: Arc<Layout>,
-    inventory: InventoryKey,
     selection: Selection,
     rows: Vec<Row>,
     holdings: Vec<Holding>,
@@ -67,12 +74,9 @@ struct Compared {
 /// A delivery in paths.
 #[derive(Default)]
 struct Files {
-    put: Vec<File>,
+    rows: Rows,
+    index: Option<File>,
     remove: Vec<FilePath>,
-    /// The row of each file.
-    keys: HashMap<FilePath, RowKey>,
-    /// Where the index is.
-    index: Option<FilePath>,
     refused: Vec<Refused>,
 }
 
@@ -103,13 +107,8 @@ impl GitSink {
             Selection::Parts(_) => self.standings.lock().get(scope).cloned(),
         };
         let standing = known.unwrap_or_else(|| Arc::new(Mutex::new(Standing::new(&self.layout, scope))));
-        let comparison = Comparison {
-            layout: self.layout.clone(),
-            inventory: scope.inventory.clone(),
-            selection: selection.clone(),
-            rows: rows.to_vec(),
-            holdings,
-        };
+        let comparison =
+            Comparison { layout: self.layout.clone(), selection: selection.clone(), rows: rows.to_vec(), holdings };
         let Compared { mut held, leftovers } = beside(&standing, move |standing| comparison.run(standing)).await?;
         held.extend(self.leftovers(selection, leftovers).await?);
         self.standings.lock().insert(scope.clone(), standing);
@@ -140,22 +139,24 @@ impl GitSink {
         let standing = self.standings.lock().get(&*delta.scope).cloned().ok_or(GitError::NotCompared)?;
         self.settle(&delta.scope)?;
         let (layout, sent, now) = (self.layout.clone(), delta.clone(), (self.clock)());
-        let Files { put, remove, keys, index, mut refused } =
+        let Files { rows, index, remove, mut refused } =
             beside(&standing, move |standing| standing.deliver(&layout, sent, now)).await?;
+        let index_path = index.as_ref().map(|index| index.path.clone());
+        let put = Puts::of_rows(self.layout.clone(), rows.clone(), index.into_iter().collect());
         let facts = self.facts(&delta.scope, &delta.standing, delta.standing.digest.to_string(), now)?;
         let edit = Edit { scope: delta.scope.clone(), change: Change::Part { put, remove }, facts };
         let outcome = self.actor.submit(edit).await?;
         let mut standing = standing.lock();
-        standing.pending = Moves::default();
+        standing.pending = Pending::default();
         let mut of_index = None;
         for (path, other) in outcome.conflicts {
-            if let Some(row) = keys.get(&path).and_then(|key| standing.places.row(key)).cloned() {
+            if let Some(row) = rows.get(&path) {
                 let message = format!(
                     "the file {path} belongs to inventory {other}; choose another path in spec.layout.pathTemplate"
                 );
-                refused.push(refused_by(&row, reasons::PATH_CONFLICT, message));
+                refused.push(refused_by(row, reasons::PATH_CONFLICT, message));
                 standing.absent.insert(row.key());
-            } else if index.as_ref() == Some(&path) {
+            } else if index_path.as_ref() == Some(&path) {
                 standing.indexed = false;
                 of_index = Some(GitError::PathConflict { path, other });
             }
@@ -185,7 +186,7 @@ impl Standing {
         Self {
             places: Places::new(layout.clone(), scope.inventory.clone(), 0),
             generation: 0,
-            pending: Moves::default(),
+            pending: Pending::default(),
             absent: HashSet::new(),
             strange: HashSet::new(),
             indexed: false,
@@ -215,16 +216,15 @@ impl Standing {
                 None => deletes.push(key),
             }
         }
-        let mut upserts = Vec::with_capacity(delta.upserts.len());
-        for row in delta.upserts {
-            match layout.path(&inventory, generation, &row) {
-                Ok(_) => upserts.push(row),
-                Err(error) => {
-                    files.refused.push(refused_by(&row, reasons::EXPORT_TERMINAL, chain(&error)));
-                    deletes.push(row.key());
-                }
+        let mut upserts = delta.upserts;
+        upserts.retain(|row| {
+            let error = self.places.place(row).err();
+            if let Some(error) = &error {
+                files.refused.push(refused_by(row, reasons::EXPORT_TERMINAL, chain(error)));
+                deletes.push(row.key());
             }
-        }
+            error.is_none()
+        });
         for key in deletes.iter().cloned().chain(upserts.iter().map(Row::key)) {
             self.absent.remove(&key);
         }
@@ -240,12 +240,10 @@ impl Standing {
         self.strange.retain(|path| !self.pending.put.contains_key(path));
         files.remove.extend(self.pending.remove.iter().cloned());
         files.remove.retain(|path| !self.pending.put.contains_key(path));
-        self.absent.extend(files.render(layout, &self.pending.put));
+        self.absent.extend(files.take(layout, &self.pending.put));
         // Rows that are not known cannot be listed.
         if layout.has_index() && self.strange.is_empty() {
-            let index = self.index(layout, &inventory, now)?;
-            files.index = Some(index.path.clone());
-            files.put.push(index);
+            files.index = Some(self.index(layout, &inventory, now)?);
             self.indexed = true;
         }
         Ok(files)
@@ -253,11 +251,16 @@ impl Standing {
 
     /// Adds to what the branch may not have yet.
     fn pend(&mut self, moves: Moves) {
-        let Moves { put, remove } = &mut self.pending;
+        let Pending { put, remove } = &mut self.pending;
+        let put = Arc::make_mut(put);
         for path in &moves.remove {
             put.remove(path);
         }
-        put.extend(moves.put);
+        if put.is_empty() {
+            *put = moves.put;
+        } else {
+            put.extend(moves.put);
+        }
         remove.extend(moves.remove);
         remove.retain(|path| !put.contains_key(path));
         remove.sort_unstable();
@@ -286,21 +289,17 @@ impl Standing {
 }
 
 impl Files {
-    /// Renders files. A row that has no text is refused, leaves no older text behind, and is returned.
-    fn render(&mut self, layout: &Layout, rows: &BTreeMap<FilePath, Row>) -> Vec<RowKey> {
+    /// Takes the rows to write. One that has no text is refused, leaves no older text behind, and is returned.
+    fn take(&mut self, layout: &Layout, rows: &Rows) -> Vec<RowKey> {
+        self.rows = rows.clone();
         let mut scratch = Scratch::default();
         let mut absent = Vec::new();
-        for (path, row) in rows {
-            match layout.content_with(row, &mut scratch) {
-                Ok(text) => {
-                    self.keys.insert(path.clone(), row.key());
-                    self.put.push(File { path: path.clone(), text });
-                }
-                Err(error) => {
-                    self.refused.push(refused_by(row, reasons::EXPORT_TERMINAL, chain(&error)));
-                    self.remove.push(path.clone());
-                    absent.push(row.key());
-                }
+        for (path, row) in &**rows {
+            if let Err(error) = layout.check(row, &mut scratch) {
+                self.refused.push(refused_by(row, reasons::EXPORT_TERMINAL, chain(&error)));
+                self.remove.push(path.clone());
+                absent.push(row.key());
+                Arc::make_mut(&mut self.rows).remove(path);
             }
         }
         absent
@@ -309,68 +308,72 @@ impl Files {
 
 impl Comparison {
     fn run(mut self, standing: &mut Standing) -> Result<Compared, GitError> {
-        // A row without a path has no file; it is refused when it is delivered.
-        let (layout, inventory, generation) = (&self.layout, &self.inventory, standing.generation);
-        self.rows.retain(|row| layout.path(inventory, generation, row).is_ok());
-        let keys: HashSet<RowKey> = self.rows.iter().map(Row::key).collect();
-        let gone = self.gone(standing, &keys)?;
-        let mut moves = standing.places.apply(self.rows.clone(), &gone)?;
-        if self.selection != Selection::All {
-            // The rows themselves come back with the delivery, if they differ.
-            moves.put.retain(|_, row| !keys.contains(&row.key()));
-            standing.pend(moves);
-        }
-        standing.absent.retain(|key| !keys.contains(key) && standing.places.row(key).is_some());
-        let there: HashMap<&FilePath, &Holding> =
+        standing.files = self.holdings.len();
+        let rows = std::mem::take(&mut self.rows);
+        let rows = match &self.selection {
+            Selection::All if self.holdings.is_empty() => {
+                standing.places.fill(rows)?;
+                return Ok(Compared { held: Vec::new(), leftovers: Vec::new() });
+            }
+            Selection::All => {
+                standing.places.fill(rows.clone())?;
+                rows
+            }
+            Selection::Parts(parts) => take_in(standing, parts, rows)?,
+        };
+        let mut there: HashMap<&FilePath, &Holding> =
             self.holdings.iter().map(|holding| (&holding.path, holding)).collect();
+        let index = standing.places.index_path()?;
+        standing.indexed = index.as_ref().is_some_and(|index| there.contains_key(index));
         let mut held = Vec::new();
         let mut scratch = Scratch::default();
-        for row in &self.rows {
+        for row in &rows {
             let key = row.key();
             let Some(path) = standing.places.path(&key)? else { continue };
-            let Some(holding) = there.get(&path) else { continue };
+            let Some(holding) = there.remove(&path) else { continue };
             let text = self.layout.content_with(row, &mut scratch);
             let blob = text.map(|text| Oid::hash_object(ObjectType::Blob, &text.bytes));
-            let same = holding.state == State::Intact && matches!(blob, Ok(Ok(blob)) if blob == holding.blob);
+            let same = holding.state != State::Altered && matches!(blob, Ok(Ok(blob)) if blob == holding.blob);
             held.push(Held { key, namespace: row.namespace.clone(), fingerprint: same.then(|| fingerprint(row)) });
         }
-        let leftovers = self.leftovers(standing)?;
-        standing.files = self.holdings.len();
-        Ok(Compared { held, leftovers })
-    }
-
-    /// Returns rows of the selection that are no more.
-    fn gone(&self, standing: &Standing, keys: &HashSet<RowKey>) -> Result<Vec<RowKey>, GitError> {
-        let Selection::Parts(parts) = &self.selection else { return Ok(Vec::new()) };
-        let parts: BTreeSet<(&Name, &Namespace)> = parts.iter().map(|part| (&part.target, &part.namespace)).collect();
-        let all = standing.places.in_order()?;
-        let rows = all.into_iter().map(|(_, row)| row);
-        let gone =
-            rows.filter(|row| parts.contains(&(&row.origin.target.name, &row.namespace)) && !keys.contains(&row.key()));
-        Ok(gone.map(Row::key).collect())
+        if self.selection != Selection::All {
+            for path in standing.places.paths() {
+                there.remove(&path?);
+            }
+        }
+        there.retain(|path, _| index.as_ref() != Some(*path));
+        Ok(Compared { held, leftovers: self.leftovers(standing, &there) })
     }
 
     /// Returns the files that no row has, and notes them.
-    fn leftovers(&self, standing: &mut Standing) -> Result<Vec<(FilePath, Oid)>, GitError> {
-        let all = standing.places.in_order()?;
-        let mut used: HashSet<&FilePath> = all.iter().map(|(path, _)| path).collect();
-        let index = standing.places.index_path()?;
-        used.extend(index.as_ref());
-        let mut leftovers: Vec<(FilePath, Oid)> = Vec::new();
-        let mut indexed = false;
-        for holding in &self.holdings {
-            indexed |= index.as_ref() == Some(&holding.path);
-            if !used.contains(&holding.path) {
-                leftovers.push((holding.path.clone(), holding.blob));
-            }
-        }
+    fn leftovers(&self, standing: &mut Standing, nobodys: &HashMap<&FilePath, &Holding>) -> Vec<(FilePath, Oid)> {
+        let leftovers = self.holdings.iter().filter(|holding| nobodys.contains_key(&holding.path));
+        let leftovers: Vec<_> = leftovers.map(|holding| (holding.path.clone(), holding.blob)).collect();
         // What is to be removed with the next delivery is no stranger.
         let pending: HashSet<&FilePath> = standing.pending.remove.iter().collect();
         let strange = leftovers.iter().map(|(path, _)| path).filter(|path| !pending.contains(path));
-        let strange = strange.cloned().collect();
-        (standing.strange, standing.indexed) = (strange, indexed);
-        Ok(leftovers)
+        standing.strange = strange.cloned().collect();
+        leftovers
     }
+}
+
+/// Takes the rows of some parts in, and returns them but for those without a path: they have no file, and are refused
+/// when they are delivered.
+fn take_in(standing: &mut Standing, parts: &[Part], mut rows: Vec<Row>) -> Result<Vec<Row>, GitError> {
+    rows.retain(|row| standing.places.place(row).is_ok());
+    let keys: HashSet<RowKey> = rows.iter().map(Row::key).collect();
+    let asked: BTreeSet<(&Name, &Namespace)> = parts.iter().map(|part| (&part.target, &part.namespace)).collect();
+    let gone = standing
+        .places
+        .rows()
+        .filter(|row| asked.contains(&(&row.origin.target.name, &row.namespace)) && !keys.contains(&row.key()));
+    let gone: Vec<RowKey> = gone.map(Row::key).collect();
+    let mut moves = standing.places.apply(rows.clone(), &gone)?;
+    // The rows themselves come back with the delivery, if they differ.
+    moves.put.retain(|_, row| !keys.contains(&row.key()));
+    standing.pend(moves);
+    standing.absent.retain(|key| !keys.contains(key) && standing.places.row(key).is_some());
+    Ok(rows)
 }
 
 /// Returns the path of a leftover.

@@ -9,7 +9,7 @@ use git2::{ObjectType, Oid, Repository, Signature, Time};
 use jiff::Timestamp;
 
 use super::{Change, Edit, Outcome};
-use crate::export::{File, FilePath};
+use crate::export::{FilePath, Text};
 use crate::model::Uid;
 use crate::sinks::Leave;
 use crate::sinks::git::config::Author;
@@ -17,7 +17,7 @@ use crate::sinks::git::error::GitError;
 use crate::sinks::git::mirror::{Lease, Ledger, Mirror, Place, Update};
 use crate::sinks::git::objects::{Objects, Volume};
 use crate::sinks::git::owner::{self, Claim, FILES, Note, OwnerName, REFS};
-use crate::sinks::git::tree::{self, Action, Edits, Paths};
+use crate::sinks::git::tree::{self, Action, Applied, Changed, Edits, Paths};
 
 /// A branch and its owners as edits build upon it.
 pub(super) struct Building<'r> {
@@ -52,7 +52,7 @@ pub(super) struct Owned {
     /// Files of which a push that may have been lost should have removed them.
     leftover: Vec<(FilePath, Oid)>,
     /// The file in the branch that says so, where no ref does.
-    listed: Option<Oid>,
+    pub(super) listed: Option<Oid>,
 }
 
 /// What an edit comes to in paths, before anything is written.
@@ -132,7 +132,7 @@ impl<'r> Building<'r> {
         if let Some(listed) = self.listed(owner)? {
             let paths = owner::read_listing(repository, listed)?;
             let edits = owner::subtree(repository, self.branch.tree, &paths)?;
-            let tree = tree::apply(&self.objects, None, &edits)?;
+            let tree = tree::apply(&self.objects, None, &edits)?.tree;
             return Ok(Owned { tree: Some(tree), leftover: Vec::new(), listed: Some(listed) });
         }
         let Some(claim) = self.claim(owner) else {
@@ -179,23 +179,30 @@ impl<'r> Building<'r> {
     }
 
     /// Returns which of the paths other inventories own, with their names.
-    fn foreign(&self, owner: &OwnerName, paths: &BTreeSet<&FilePath>) -> Result<BTreeMap<FilePath, String>, GitError> {
+    fn foreign<'p>(
+        &self,
+        owner: &OwnerName,
+        paths: impl Iterator<Item = &'p FilePath>,
+    ) -> Result<BTreeMap<FilePath, String>, GitError> {
+        let repository = self.repository();
+        let mut listings = self.listings()?;
+        let counts = |other: &OwnerName, claim: &Claim| {
+            other != owner && claim.note.branch == self.place.branch && !listings.contains_key(other)
+        };
+        let claims: Vec<_> = self.claims.iter().filter(|(other, claim)| counts(other, claim)).collect();
+        listings.remove(owner);
         let mut found = BTreeMap::new();
-        if paths.is_empty() {
+        if claims.is_empty() && listings.is_empty() {
             return Ok(found);
         }
-        let repository = self.repository();
-        let listings = self.listings()?;
+        let paths: BTreeSet<&FilePath> = paths.collect();
         let asked = Paths::new(paths.iter().copied());
-        for (other, claim) in &self.claims {
-            let counts = claim.note.branch == self.place.branch && !listings.contains_key(other);
-            if other != owner && counts {
-                for (path, _) in asked.among(repository, Some(claim.tree))? {
-                    found.insert(path.clone(), other.to_string());
-                }
+        for (other, claim) in claims {
+            for (path, _) in asked.among(repository, Some(claim.tree))? {
+                found.insert(path.clone(), other.to_string());
             }
         }
-        for (other, blob) in listings.iter().filter(|(other, _)| *other != owner) {
+        for (other, blob) in &listings {
             for path in owner::read_listing(repository, *blob)? {
                 if paths.contains(&path) {
                     found.insert(path, other.to_string());
@@ -240,27 +247,34 @@ impl<'r> Building<'r> {
     pub(super) fn edit(&mut self, edit: &Edit) -> Result<Outcome, GitError> {
         let whose = OwnerName::of(&edit.scope);
         let owned = self.owned(&whose)?;
-        let plan = self.plan(&whose, &owned, &edit.change)?;
-        let (ledger, new_owned) = match &edit.change {
+        let Plan { mut branch, owned: edits, conflicts, bytes } = self.plan(&whose, &owned, &edit.change)?;
+        let (ledger, applied) = match &edit.change {
             Change::End(_) => (None, None),
             Change::Whole(_) | Change::Successor { .. } | Change::Part { .. } => {
-                let tree = tree::apply(&self.objects, owned.tree, &plan.owned)?;
-                let anything =
-                    owned.tree.is_some() || plan.owned.values().any(|action| matches!(action, Action::Put(_)));
-                (Some(self.ledger_of(&whose)), anything.then_some(tree))
+                let applied = tree::apply(&self.objects, owned.tree, &edits)?;
+                let anything = owned.tree.is_some() || edits.values().any(|action| matches!(action, Action::Put(_)));
+                (Some(self.ledger_of(&whose)), anything.then_some(applied))
             }
         };
-        let mut branch = plan.branch.clone();
+        let new_owned = applied.as_ref().map(|applied| applied.tree);
         self.book(&whose, &owned, ledger, new_owned, &mut branch)?;
 
         let before = self.branch;
-        let mut outcome = self.commit(edit, &branch)?;
-        outcome.count(&plan, &self.changed(before, &plan)?);
+        // Where nobody else has files in the branch, it is the owned subtree.
+        let same = self.branch.tree == owned.tree && branch == edits;
+        let applied = match applied.filter(|_| same) {
+            Some(applied) => applied,
+            None => tree::apply(&self.objects, self.branch.tree, &branch)?,
+        };
+        let mut outcome = self.commit(edit, &branch, &applied)?;
+        if outcome.commit.is_some() {
+            outcome.count(&applied.changed, &bytes);
+        }
         if let Err(error) = self.claim_anew(&whose, &edit.scope.inventory_uid, ledger, new_owned) {
             self.branch = before;
             return Err(error);
         }
-        outcome.conflicts = plan.conflicts;
+        outcome.conflicts = conflicts;
         Ok(outcome)
     }
 
@@ -285,13 +299,9 @@ impl<'r> Building<'r> {
         match (ledger, tree) {
             (Some(Ledger::Files), Some(tree)) => {
                 let text = owner::listing(&tree::list(self.repository(), tree)?);
-                let id = Oid::hash_object(ObjectType::Blob, &text).map_err(GitError::Mirror)?;
-                self.objects.blob(id, &text)?;
-                branch.insert(file, Action::Put(id));
+                branch.insert(file, Action::Put(self.objects.record(&text)?));
                 let text = format!("{}\n", self.identity);
-                let id = Oid::hash_object(ObjectType::Blob, text.as_bytes()).map_err(GitError::Mirror)?;
-                self.objects.blob(id, text.as_bytes())?;
-                branch.insert(owner::identity_file(), Action::Put(id));
+                branch.insert(owner::identity_file(), Action::Put(self.objects.record(text.as_bytes())?));
             }
             _ if owned.listed.is_some() => drop(branch.insert(file, Action::Remove)),
             _ => {}
@@ -306,36 +316,23 @@ impl<'r> Building<'r> {
             (Some(tree), Change::Whole(_) | Change::Successor { .. } | Change::End(_)) => {
                 tree::list(repository, tree)?.into_iter().collect()
             }
-            (tree, Change::Part { put, remove }) => {
-                let paths = Paths::new(put.iter().map(|file| &file.path).chain(remove));
-                paths.among(repository, tree)?.into_iter().map(|(path, blob)| (path.clone(), blob)).collect()
+            (Some(tree), Change::Part { put, remove }) => {
+                let paths = Paths::new(put.paths().chain(remove));
+                paths.among(repository, Some(tree))?.into_iter().map(|(path, blob)| (path.clone(), blob)).collect()
             }
             (None, _) => BTreeMap::new(),
         };
         let mut plan = Plan::default();
-        let (puts, removes) = match change {
+        let removes: Vec<&FilePath> = match change {
             Change::Whole(files) | Change::Successor { files, .. } => {
                 let kept: BTreeSet<&FilePath> = files.iter().map(|file| &file.path).collect();
-                let gone: Vec<&FilePath> = held.keys().filter(|path| !kept.contains(path)).collect();
-                (files.as_slice(), gone)
+                held.keys().filter(|path| !kept.contains(path)).collect()
             }
-            Change::Part { put, remove } => {
-                (put.as_slice(), remove.iter().filter(|path| held.contains_key(*path)).collect())
-            }
-            Change::End(Leave::Delete) => (&[][..], held.keys().collect()),
+            Change::Part { remove, .. } => remove.iter().filter(|path| held.contains_key(*path)).collect(),
+            Change::End(Leave::Delete) => held.keys().collect(),
             Change::End(Leave::Orphan) => return Ok(plan),
         };
-        plan.owned.extend(removes.into_iter().map(|path| (path.clone(), Action::Remove)));
-        for file in puts {
-            let held = held.get(&file.path).copied();
-            let blob = self.put(file, held)?;
-            if held == Some(blob) {
-                plan.owned.remove(&file.path);
-            } else {
-                plan.owned.insert(file.path.clone(), Action::Put(blob));
-                plan.bytes.insert(file.path.clone(), u64::try_from(file.text.bytes.len()).unwrap_or(u64::MAX));
-            }
-        }
+        (plan.owned, plan.bytes) = self.put_all(change, &held, &removes)?;
 
         // What is owned and not in the branch as such is restored, before anything is deleted.
         if let Some(tree) = owned.tree {
@@ -343,7 +340,11 @@ impl<'r> Building<'r> {
             plan.branch.extend(mended.into_iter().map(|(path, blob)| (path, Action::Put(blob))));
         }
         plan.branch.extend(owned.leftover.iter().map(|(path, _)| (path.clone(), Action::Remove)));
-        plan.branch.extend(plan.owned.iter().map(|(path, action)| (path.clone(), *action)));
+        if plan.branch.is_empty() {
+            plan.branch = plan.owned.clone();
+        } else {
+            plan.branch.extend(plan.owned.iter().map(|(path, action)| (path.clone(), *action)));
+        }
         if let Change::Successor { released, .. } = change {
             let written = |path: &FilePath| matches!(plan.owned.get(path), Some(Action::Put(_)));
             plan.branch.retain(|path, _| written(path) || !released.contains(path));
@@ -352,9 +353,8 @@ impl<'r> Building<'r> {
         let same = |path: &FilePath, action: &Action| {
             matches!(action, Action::Put(_)) && held.contains_key(path) && plan.owned.contains_key(path)
         };
-        let asked: BTreeSet<&FilePath> =
-            plan.branch.iter().filter(|(path, action)| !same(path, action)).map(|(path, _)| path).collect();
-        let foreign = self.foreign(whose, &asked)?;
+        let asked = plan.branch.iter().filter(|(path, action)| !same(path, action)).map(|(path, _)| path);
+        let foreign = self.foreign(whose, asked)?;
         for (path, other) in foreign {
             plan.branch.remove(&path);
             // It is not ours, whatever we believed.
@@ -365,22 +365,48 @@ impl<'r> Building<'r> {
         Ok(plan)
     }
 
-    /// Writes a file's blob and returns its id; where the file that is held says the same, that one stays.
-    fn put(&self, file: &File, held: Option<Oid>) -> Result<Oid, GitError> {
-        let id = Oid::hash_object(ObjectType::Blob, &file.text.bytes).map_err(GitError::Mirror)?;
-        if let Some(held) = held
-            && held != id
-            && file.text.says_the_same(self.repository().find_blob(held).map_err(GitError::Mirror)?.content())
-        {
-            return Ok(held);
+    /// Writes the blobs of a change, and returns what becomes of the owned files and the sizes of those that are put.
+    fn put_all(
+        &self,
+        change: &Change,
+        held: &BTreeMap<FilePath, Oid>,
+        removes: &[&FilePath],
+    ) -> Result<(Edits, BTreeMap<FilePath, u64>), GitError> {
+        let mut actions: Vec<_> = removes.iter().map(|path| ((*path).clone(), Action::Remove)).collect();
+        let (mut bytes, mut same) = (Vec::new(), Vec::new());
+        change.for_each_put(|path, text| {
+            let held = held.get(path).copied();
+            let blob = self.put(text, held)?;
+            if held == Some(blob) {
+                same.push(path.clone());
+            } else {
+                actions.push((path.clone(), Action::Put(blob)));
+                bytes.push((path.clone(), u64::try_from(text.bytes.len()).unwrap_or(u64::MAX)));
+            }
+            Ok(())
+        })?;
+        // Maps that are made at once have no gaps. Of a path that is in both, the file counts.
+        let mut actions: Edits = actions.into_iter().collect();
+        for path in &same {
+            actions.remove(path);
         }
-        self.objects.blob(id, &file.text.bytes)?;
-        Ok(id)
+        Ok((actions, bytes.into_iter().collect()))
     }
 
-    /// Commits the edits to the branch, if they change its tree.
-    fn commit(&mut self, edit: &Edit, edits: &Edits) -> Result<Outcome, GitError> {
-        let tree = tree::apply(&self.objects, self.branch.tree, edits)?;
+    /// Writes a file's blob and returns its id; where the file that is held says the same, that one stays.
+    fn put(&self, text: &Text, held: Option<Oid>) -> Result<Oid, GitError> {
+        if let Some(held) = held {
+            let id = Oid::hash_object(ObjectType::Blob, &text.bytes).map_err(GitError::Mirror)?;
+            if id == held || text.has_stamps() && text.says_the_same(&self.objects.content(held)?) {
+                return Ok(held);
+            }
+        }
+        self.objects.file(&text.bytes)
+    }
+
+    /// Commits what came of the edits to the branch, if they changed its tree.
+    fn commit(&mut self, edit: &Edit, edits: &Edits, applied: &Applied<'_>) -> Result<Outcome, GitError> {
+        let tree = applied.tree;
         let nothing = self.branch.tree.is_none() && !edits.values().any(|action| matches!(action, Action::Put(_)));
         if nothing || self.branch.tree == Some(tree) {
             return Ok(Outcome::default());
@@ -389,20 +415,6 @@ impl<'r> Building<'r> {
         let commit = self.write_commit(self.branch.commit, tree, &message)?;
         self.branch = Tip { commit: Some(commit), tree: Some(tree) };
         Ok(Outcome { commit: Some(commit), ..Outcome::default() })
-    }
-
-    /// Returns which paths of a plan are otherwise in the branch than they were.
-    fn changed(&self, before: Tip, plan: &Plan) -> Result<BTreeMap<FilePath, Action>, GitError> {
-        let repository = self.repository();
-        if before.tree == self.branch.tree {
-            return Ok(BTreeMap::new());
-        }
-        let at = |tree: Option<Oid>| -> Result<BTreeMap<&FilePath, Oid>, GitError> {
-            Ok(Paths::new(plan.branch.keys()).among(repository, tree)?.into_iter().collect())
-        };
-        let (old, new) = (at(before.tree)?, at(self.branch.tree)?);
-        let differs = |path: &FilePath| old.get(path) != new.get(path);
-        Ok(plan.branch.iter().filter(|(path, _)| differs(path)).map(|(path, action)| (path.clone(), *action)).collect())
     }
 
     /// Moves the ref to a new owned subtree, or says that it goes.
@@ -452,13 +464,13 @@ impl<'r> Building<'r> {
 }
 
 impl Outcome {
-    /// Counts what an edit changed in the branch.
-    fn count(&mut self, plan: &Plan, changed: &BTreeMap<FilePath, Action>) {
-        for (path, action) in changed {
+    /// Counts what an edit changed in the branch, but for our records.
+    fn count(&mut self, changed: &Changed<'_>, bytes: &BTreeMap<FilePath, u64>) {
+        for (path, action) in changed.iter().filter(|(path, _)| !path.is_of_record()) {
             match action {
                 Action::Put(_) => {
                     self.written += 1;
-                    self.bytes += plan.bytes.get(path).copied().unwrap_or_default();
+                    self.bytes += bytes.get(*path).copied().unwrap_or_default();
                 }
                 Action::Remove => self.deleted += 1,
             }

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use git2::{ObjectType, Oid};
+use git2::Oid;
 use parking_lot::Mutex;
 
 use super::build::Building;
 use super::rivals::Rivals;
-use super::{Change, Edit, Holding, Job, Outcome, Reply, Settings, State, Surroundings};
+use super::{Edit, Holding, Job, Outcome, Reply, Settings, State, Surroundings};
 use crate::export::Scope;
 use crate::model::Cluster;
 use crate::sinks::git::config::PushPolicy;
@@ -215,11 +215,13 @@ impl Batch<'_> {
     fn owned(&mut self, scope: &Scope) -> Result<Vec<Holding>, GitError> {
         self.synchronise()?;
         let building = self.building(self.mirror.ledger()?, Volume::Few)?;
-        let Some(tree) = building.owned(&OwnerName::of(scope))?.tree else { return Ok(Vec::new()) };
+        let owned = building.owned(&OwnerName::of(scope))?;
+        let Some(tree) = owned.tree else { return Ok(Vec::new()) };
+        let sound = if owned.listed.is_some() { State::Untold } else { State::Intact };
         let repository = self.mirror.repository();
         let altered: BTreeMap<_, _> = tree::missing(repository, tree, building.tree())?.into_iter().collect();
         let holding = |(path, blob)| {
-            let state = if altered.contains_key(&path) { State::Altered } else { State::Intact };
+            let state = if altered.contains_key(&path) { State::Altered } else { sound };
             Holding { path, blob, state }
         };
         Ok(tree::list(repository, tree)?.into_iter().map(holding).collect())
@@ -252,14 +254,14 @@ impl Batch<'_> {
         let mut first: Vec<Outcome> = vec![Outcome::default(); edits.len()];
         for _ in 0..TRIES {
             self.synchronise()?;
-            let (outcomes, updates, volume) = self.build(edits, ledger)?;
+            let (outcomes, updates) = self.build(edits, ledger)?;
             let outcomes =
                 outcomes.into_iter().zip(&first).map(|(outcome, first)| outcome.map(|done| done.after(first)));
             let outcomes: Vec<_> = outcomes.collect();
             if updates.is_empty() {
                 return Ok(outcomes);
             }
-            match self.push(&updates, volume)? {
+            match self.push(&updates)? {
                 Pushed::All => {
                     if ledger == Ledger::Files && self.mirror.ledger()? == Ledger::Refs {
                         self.mirror.refs_are_refused()?;
@@ -289,14 +291,11 @@ impl Batch<'_> {
     }
 
     /// Builds all edits on what the mirror has. An edit that fails for itself leaves the others alone.
-    #[expect(clippy::type_complexity, reason = "three results of one step, taken apart at once")]
-    fn build(
-        &self,
-        edits: &[Edit],
-        ledger: Ledger,
-    ) -> Result<(Vec<Result<Outcome, GitError>>, Vec<Update>, Volume), GitError> {
-        let volume = self.volume(edits)?;
-        let mut building = self.building(ledger, volume)?;
+    #[expect(clippy::type_complexity, reason = "two results of one step, taken apart at once")]
+    fn build(&self, edits: &[Edit], ledger: Ledger) -> Result<(Vec<Result<Outcome, GitError>>, Vec<Update>), GitError> {
+        // Where there is no branch, all of it is new.
+        let branch = self.mirror.tip(&self.worker.settings.place.reference())?;
+        let mut building = self.building(ledger, if branch.is_some() { Volume::Few } else { Volume::Many })?;
         let mut outcomes = Vec::with_capacity(edits.len());
         for edit in edits {
             outcomes.push(match self.unrivalled(&building, edit).and_then(|()| building.edit(edit)) {
@@ -310,9 +309,9 @@ impl Batch<'_> {
         };
         let updates = building.updates(lease);
         if !updates.is_empty() {
-            self.packed(volume, || building.objects().finish())?;
+            building.objects().finish()?;
         }
-        Ok((outcomes, updates, volume))
+        Ok((outcomes, updates))
     }
 
     /// Checks that no other operator writes this inventory.
@@ -334,40 +333,12 @@ impl Batch<'_> {
         }
     }
 
-    /// Says how much is new: all of it where there is no branch.
-    fn volume(&self, edits: &[Edit]) -> Result<Volume, GitError> {
-        if self.mirror.tip(&self.worker.settings.place.reference())?.is_none() {
-            return Ok(Volume::Many);
-        }
-        let odb = self.mirror.repository().odb().map_err(GitError::Mirror)?;
-        let mut fresh = 0;
-        for edit in edits {
-            let (Change::Whole(put) | Change::Successor { files: put, .. } | Change::Part { put, .. }) = &edit.change
-            else {
-                continue;
-            };
-            for file in put {
-                let id = Oid::hash_object(ObjectType::Blob, &file.text.bytes).map_err(GitError::Mirror)?;
-                fresh += usize::from(!odb.exists_ext(id, git2::OdbLookupFlags::NO_REFRESH));
-            }
-        }
-        Ok(Volume::of(fresh))
-    }
-
-    /// Packs something; where there is much of it, without a search for what it has in common.
-    fn packed<T>(&self, volume: Volume, work: impl FnOnce() -> Result<T, GitError>) -> Result<T, GitError> {
-        match volume {
-            Volume::Few => work(),
-            Volume::Many => self.mirror.without_deltas(work),
-        }
-    }
-
-    fn push(&mut self, updates: &[Update], volume: Volume) -> Result<Pushed, GitError> {
+    fn push(&mut self, updates: &[Update]) -> Result<Pushed, GitError> {
         self.worker.may_write()?;
         // Until there is an answer.
         self.knowledge = Knowledge::Unknown;
         let session = self.worker.session()?;
-        let pushed = self.packed(volume, || self.mirror.push(&session, updates, &self.worker.around.mandate))?;
+        let pushed = self.mirror.push(&session, updates, &self.worker.around.mandate)?;
         if matches!(pushed, Pushed::All) {
             self.knowledge = Knowledge::Synchronised;
         }

@@ -8,7 +8,7 @@ use git2::Oid;
 
 use super::{Mirror, disk};
 use crate::sinks::git::error::GitError;
-use crate::sinks::git::objects::packs;
+use crate::sinks::git::objects::{packs, write_pack};
 
 /// Loose objects from which on a mirror is packed, as `git gc --auto` has it; estimated by one of 256 directories.
 const LOOSE: usize = 6_700;
@@ -19,20 +19,21 @@ const PACKS: usize = 50;
 /// The directory of loose objects that is counted, as `git gc --auto` does.
 const SAMPLE: &str = "17";
 
-/// The key by which libgit2 also decides how large an object may be to be compared with others: with 1 nothing is.
+/// The key by which libgit2 also decides how large an object may be to be compared with others.
 const DELTA_LIMIT: &str = "pack.deltaCacheSize";
 
+/// With this nothing is compared. The search costs minutes for 100,000 files, and most of the time of a small push: of two
+/// directories, which are lists of hashes, there is nothing to be found in common.
+const NOTHING: i64 = 1;
+
 impl Mirror {
-    /// Lets libgit2's next pack do without the search for what objects have in common, which takes minutes for 100,000.
-    pub(in crate::sinks::git) fn without_deltas<T>(
-        &self,
-        work: impl FnOnce() -> Result<T, GitError>,
-    ) -> Result<T, GitError> {
+    /// Lets libgit2's packs do without the search for what objects have in common.
+    pub(super) fn without_deltas(&self) -> Result<(), GitError> {
         let mut config = self.repository.config().map_err(GitError::Mirror)?;
-        config.set_i64(DELTA_LIMIT, 1).map_err(GitError::Mirror)?;
-        let done = work();
-        config.remove(DELTA_LIMIT).map_err(GitError::Mirror)?;
-        done
+        if config.get_i64(DELTA_LIMIT).is_ok_and(|limit| limit == NOTHING) {
+            return Ok(());
+        }
+        config.set_i64(DELTA_LIMIT, NOTHING).map_err(GitError::Mirror)
     }
 
     /// Packs the mirror when much has gathered in it. History goes: a mirror needs the tips alone.
@@ -50,7 +51,7 @@ impl Mirror {
         if tips.is_empty() {
             return Ok(());
         }
-        let name = self.without_deltas(|| self.pack(&tips))?;
+        let name = self.pack(&tips)?;
         self.cut(&tips)?;
         self.reopen()?;
         self.drop_all_but(&name)?;
@@ -59,12 +60,10 @@ impl Mirror {
 
     fn pack(&self, tips: &BTreeSet<Oid>) -> Result<String, GitError> {
         let mut pack = self.repository.packbuilder().map_err(GitError::Mirror)?;
-        pack.set_threads(1);
         for tip in tips {
             pack.insert_commit(*tip).map_err(GitError::Mirror)?;
         }
-        pack.write(&packs(&self.repository), 0).map_err(GitError::Mirror)?;
-        Ok(pack.name().unwrap_or_default().to_owned())
+        write_pack(pack, &packs(&self.repository))
     }
 
     /// Says that history ends with these commits. Comes before their parents go.

@@ -13,12 +13,10 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::error::{Classify, chain};
-use crate::export::layout::LayoutSpec;
 use crate::lab::git::{Repositories, Repository};
-use crate::metrics::SinkType;
-use crate::model::{Cluster, Family, Name, Namespace, ObjectKey, SinkKey};
+use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks::TlsConfig;
-use crate::sinks::git::{Author, Challenge, MessageTemplate, PushPolicy};
+use crate::sinks::git::Challenge;
 
 const LOOPBACK: Guard = Guard { allow_private: false, allow_loopback: true };
 
@@ -26,22 +24,8 @@ const LOOPBACK: Guard = Guard { allow_private: false, allow_loopback: true };
 const PATIENCE: Duration = Duration::from_mins(1);
 
 fn config(endpoint: String) -> GitConfig {
-    GitConfig {
-        sink: SinkKey { family: Family::Snapshot, object: ObjectKey::new(Namespace::new("team-a"), Name::new("sink")) },
-        kind: SinkType::Git,
-        cluster: Cluster::new(""),
-        endpoint,
-        branch: None,
-        push: PushPolicy::Commit,
-        credentials: Credentials::Anonymous,
-        challenge: Challenge::Awaited,
-        tls: TlsConfig::default(),
-        depth: std::num::NonZeroU32::MIN,
-        author: Author::default(),
-        message: MessageTemplate::default(),
-        layout: LayoutSpec::default(),
-        prune: false,
-    }
+    let object = ObjectKey::new(Namespace::new("team-a"), Name::new("sink"));
+    GitConfig::new(SinkKey { family: Family::Snapshot, object }, endpoint)
 }
 
 /// What a session is allowed.

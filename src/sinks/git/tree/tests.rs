@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use proptest::prelude::*;
@@ -22,7 +22,8 @@ fn written(repository: &Repository, base: Option<Oid>, edits: &[(&str, Option<&s
         let put = content.map(|content| Action::Put(repository.blob(content.as_bytes()).unwrap()));
         (path(name), put.unwrap_or(Action::Remove))
     });
-    apply(&Objects::new(repository, Volume::Few).unwrap(), base, &edits.collect())
+    let edits: Edits = edits.collect();
+    Ok(apply(&Objects::new(repository, Volume::Few).unwrap(), base, &edits)?.tree)
 }
 
 fn names(files: Vec<(FilePath, Oid)>) -> Vec<String> {
@@ -114,10 +115,12 @@ proptest! {
         let repository = repository(&scratch);
         let objects = Objects::new(&repository, Volume::Few).unwrap();
         let blob = |content: &String| repository.blob(content.as_bytes()).unwrap();
-        let all = |files: &Files| files.iter().map(|(path, content)| (path.clone(), Action::Put(blob(content)))).collect();
-        let before = apply(&objects, None, &all(&files)).unwrap();
+        let all = |files: &Files| -> Edits {
+            files.iter().map(|(path, content)| (path.clone(), Action::Put(blob(content)))).collect()
+        };
+        let before = apply(&objects, None, &all(&files)).unwrap().tree;
 
-        let mut after = files;
+        let (old, mut after) = (files.clone(), files);
         for (path, content) in &edits {
             match content {
                 Some(content) => drop(after.insert(path.clone(), content.clone())),
@@ -130,9 +133,12 @@ proptest! {
         match apply(&objects, Some(before), &actions) {
             Err(GitError::Obstructed { .. }) => prop_assert!(clashes(&after)),
             Err(error) => panic!("{error}"),
-            Ok(tree) => {
+            Ok(Applied { tree, changed }) => {
                 prop_assert!(!clashes(&after));
-                prop_assert_eq!(tree, apply(&objects, None, &all(&after)).unwrap());
+                prop_assert_eq!(tree, apply(&objects, None, &all(&after)).unwrap().tree);
+                let changed: BTreeSet<&FilePath> = changed.into_iter().map(|(path, _)| path).collect();
+                let differ = |path: &&FilePath| old.get(*path) != after.get(*path);
+                prop_assert_eq!(changed, edits.keys().filter(differ).collect());
                 let listed: Files = list(&repository, tree).unwrap().into_iter().map(|(path, id)| {
                     (path, String::from_utf8(repository.find_blob(id).unwrap().content().to_vec()).unwrap())
                 }).collect();

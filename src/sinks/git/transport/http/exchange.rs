@@ -1,5 +1,6 @@
 //! Requests and answers: the list of references, and the exchange of packs.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Read, Write};
 use std::sync::Arc;
@@ -28,6 +29,9 @@ const PIECE: usize = 64 << 10;
 
 /// So many pieces wait for the socket; then libgit2 waits.
 const QUEUE: usize = 4;
+
+/// So many pieces of an answer are kept that begins before the question is at its end: many times the report of a push.
+const EARLY: usize = 64;
 
 /// What is sent to provoke a challenge: a request for nothing.
 const FLUSH: &[u8] = b"0000";
@@ -218,7 +222,14 @@ struct Upload {
 enum Answering {
     Awaited(BoxFuture<'static, Result<Response, reqwest::Error>>),
     /// It began before the end of the body, as that of git does. It is a success.
-    Begun(Response),
+    Begun(Reply),
+}
+
+/// Whether the server takes more of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    More,
+    Nothing,
 }
 
 /// What came of handing a piece over.
@@ -227,15 +238,25 @@ enum Handed {
     Over,
     /// The server answers before it has the whole body; the piece is still here.
     Answered(Result<Response, reqwest::Error>),
-    /// Nobody takes it any more.
-    Lost,
+    /// Nobody takes it any more: the answer, as far as it came, says why.
+    Unwanted,
 }
 
 impl Upload {
-    /// Hands a piece to the socket, unless the server has something to say about what it has.
+    /// Hands a piece to the socket, unless the server has something to say about what it has. What it says is kept: who
+    /// gives up in the middle closes the connection behind it.
     async fn hand(&mut self, piece: &Bytes) -> Handed {
-        let Answering::Awaited(answer) = &mut self.answer else {
-            return if self.pieces.send(piece.clone()).await.is_ok() { Handed::Over } else { Handed::Lost };
+        let answer = match &mut self.answer {
+            Answering::Awaited(answer) => answer,
+            Answering::Begun(reply) => loop {
+                tokio::select! {
+                    biased;
+                    heard = reply.hear() => if heard == Heard::End { return Handed::Unwanted },
+                    sent = self.pieces.send(piece.clone()) => {
+                        return if sent.is_ok() { Handed::Over } else { Handed::Unwanted };
+                    }
+                }
+            },
         };
         tokio::select! {
             biased;
@@ -253,18 +274,62 @@ impl Upload {
 struct Reply {
     response: Response,
     piece: Bytes,
+    /// What came while the question was still being asked, and how it ended, if it did.
+    early: VecDeque<Bytes>,
+    ended: Option<Result<(), reqwest::Error>>,
+}
+
+/// What came of listening to an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Heard {
+    /// A piece of it, which is kept.
+    Piece,
+    /// Its end.
+    End,
 }
 
 impl Reply {
     fn new(response: Response) -> Self {
-        Self { response, piece: Bytes::new() }
+        Self { response, piece: Bytes::new(), early: VecDeque::new(), ended: None }
+    }
+
+    /// Waits for the next piece, and keeps it. Nothing is lost when it is dropped.
+    async fn hear(&mut self) -> Heard {
+        if self.early.len() >= EARLY {
+            // Enough said: the rest is read after the question.
+            return std::future::pending().await;
+        }
+        match self.response.chunk().await {
+            Ok(Some(piece)) => {
+                self.early.push_back(piece);
+                Heard::Piece
+            }
+            ended => {
+                self.ended = Some(ended.map(drop));
+                Heard::End
+            }
+        }
+    }
+
+    /// Returns the next piece; nothing at the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, reqwest::Error> {
+        if let Some(piece) = self.early.pop_front() {
+            return Ok(Some(piece));
+        }
+        match self.ended.take() {
+            Some(ended) => {
+                self.ended = Some(Ok(()));
+                ended.map(|()| None)
+            }
+            None => self.response.chunk().await,
+        }
     }
 
     /// Fills the buffer with what is there, waiting for the first byte; 0 is the end.
     fn read(&mut self, conversation: &Conversation, step: Step, buffer: &mut [u8]) -> Result<usize, GitError> {
         while self.piece.is_empty() {
             let talk = &conversation.talk;
-            let next = conversation.wait(step, step.patience(), self.response.chunk())?;
+            let next = conversation.wait(step, step.patience(), self.next())?;
             match next.map_err(|error| client::sort(talk.doing(step.doing()), error))? {
                 Some(piece) => self.piece = piece,
                 None => return Ok(0),
@@ -335,6 +400,8 @@ enum Stage {
     Gathering(Vec<u8>),
     /// The body is on its way; the bytes wait to be a piece.
     Sending(Box<Upload>, Vec<u8>),
+    /// The server has heard enough: the rest of the body is for nobody, and the answer is there.
+    Unwanted(Reply),
     /// The answer comes.
     Reading(Reply),
     /// It failed.
@@ -361,6 +428,7 @@ impl Exchange {
                 piece.extend_from_slice(bytes);
                 if piece.len() < PIECE { Stage::Sending(upload, piece) } else { self.send(upload, piece)? }
             }
+            Stage::Unwanted(reply) => Stage::Unwanted(reply),
             // libgit2 makes a new exchange for each question.
             Stage::Reading(_) | Stage::Broken => return Err(self.cut()),
         };
@@ -374,7 +442,7 @@ impl Exchange {
                 Reply::new(self.conversation.post(self.pack, &body)?)
             }
             Stage::Sending(upload, piece) => self.end(*upload, piece)?,
-            Stage::Reading(reply) => reply,
+            Stage::Reading(reply) | Stage::Unwanted(reply) => reply,
             Stage::Broken => return Err(self.cut()),
         };
         let count = reply.read(&self.conversation, self.step(), buffer)?;
@@ -391,18 +459,20 @@ impl Exchange {
     }
 
     fn send(&self, mut upload: Box<Upload>, piece: Vec<u8>) -> Result<Stage, GitError> {
-        self.hand(&mut upload, piece)?;
-        Ok(Stage::Sending(upload, Vec::with_capacity(PIECE)))
+        Ok(match self.hand(&mut upload, piece)? {
+            Wanted::More => Stage::Sending(upload, Vec::with_capacity(PIECE)),
+            Wanted::Nothing => Stage::Unwanted(self.end(*upload, Vec::new())?),
+        })
     }
 
     /// Hands a piece over. An answer that begins meanwhile ends it where it is a refusal.
-    fn hand(&self, upload: &mut Upload, piece: Vec<u8>) -> Result<(), GitError> {
+    fn hand(&self, upload: &mut Upload, piece: Vec<u8>) -> Result<Wanted, GitError> {
         let piece = Bytes::from(piece);
         loop {
             match self.conversation.wait(self.step(), SILENCE, upload.hand(&piece))? {
-                Handed::Over => return Ok(()),
+                Handed::Over => return Ok(Wanted::More),
                 Handed::Answered(answer) => upload.answer = Answering::Begun(self.answered(answer)?),
-                Handed::Lost => return Err(self.cut()),
+                Handed::Unwanted => return Ok(Wanted::Nothing),
             }
         }
     }
@@ -415,18 +485,18 @@ impl Exchange {
         let Upload { pieces, answer } = upload;
         drop(pieces);
         match answer {
-            Answering::Begun(response) => Ok(Reply::new(response)),
+            Answering::Begun(reply) => Ok(reply),
             Answering::Awaited(answer) => {
                 let answer = self.conversation.wait(self.step(), self.step().patience(), answer)?;
-                self.answered(answer).map(Reply::new)
+                self.answered(answer)
             }
         }
     }
 
-    fn answered(&self, reply: Result<Response, reqwest::Error>) -> Result<Response, GitError> {
+    fn answered(&self, reply: Result<Response, reqwest::Error>) -> Result<Reply, GitError> {
         let doing = || self.conversation.talk.doing(self.step().doing());
         let response = reply.map_err(|error| client::sort(doing(), error))?;
-        self.conversation.check(self.step(), response, &result_of(self.pack))
+        self.conversation.check(self.step(), response, &result_of(self.pack)).map(Reply::new)
     }
 
     fn cut(&self) -> GitError {

@@ -1,3 +1,5 @@
+use std::io::{Read as _, Write as _};
+
 use super::*;
 use crate::error::Class;
 use crate::lab::git::{Certificates, Fault, HttpServer, Refusal, Scheme, Service, Times};
@@ -339,4 +341,49 @@ async fn branch_that_moved_is_no_failure_of_the_destination() {
     let error = ground.push(&ground.config_plain(), SMALL, &["refs/heads/main"]).await.unwrap_err();
     assert!(matches!(error, GitError::NonFastForward { .. }), "{error:?}");
     assert_eq!(ground.tip("refs/heads/main"), Some(ground.first));
+}
+
+/// Takes connections, announces an empty repository, and answers each push with a report of a full disk, of which it
+/// hears nothing but the head.
+fn full_disk(listener: &std::net::TcpListener) {
+    let packet = |payload: &str| format!("{:04x}{payload}", payload.len() + 4);
+    let refs = [
+        packet("# service=git-receive-pack\n"),
+        "0000".to_owned(),
+        packet(&format!("{} capabilities^{{}}\0report-status side-band-64k\n", "0".repeat(40))),
+        "0000".to_owned(),
+    ];
+    let report = [packet("unpack index-pack abnormal exit\n"), packet("ng refs/heads/new unpacker error\n")].concat();
+    let said = packet("\x02fatal: write error: No space left on device\n");
+    let said = [said, packet(&format!("\x01{report}0000")), "0000".to_owned()];
+    let mut open = Vec::new();
+    while let Ok((mut connection, _)) = listener.accept() {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            connection.read_exact(&mut byte).unwrap();
+            head.extend(byte);
+        }
+        let (kind, body) =
+            if head.starts_with(b"GET") { ("advertisement", refs.concat()) } else { ("result", said.concat()) };
+        let length = body.len();
+        let headers = format!("HTTP/1.1 200 OK\r\ncontent-type: application/x-git-receive-pack-{kind}\r\n");
+        let close = if kind == "advertisement" { "connection: close\r\n" } else { "" };
+        write!(connection, "{headers}{close}content-length: {length}\r\n\r\n{body}").unwrap();
+        if kind == "result" {
+            open.push(connection);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_gives_up_in_the_middle_of_a_push_is_heard() {
+    let repositories = Repositories::new().unwrap();
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = config(format!("http://{}/inventory", listener.local_addr().unwrap()));
+    std::thread::spawn(move || full_disk(&listener));
+    // More than fits between the two of them.
+    let work = |session: &Session, mirror: &Mirror| push(session, mirror, 16 << 20, NEW);
+    let error = during(&repositories, &config, Terms::default(), work).await.unwrap_err();
+    assert_failure(&error, Class::Transient, "it says: fatal: write error: No space left on device");
 }
