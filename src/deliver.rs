@@ -16,6 +16,7 @@
 
 mod command;
 mod document;
+mod leaving;
 mod limits;
 mod report;
 mod upkeep;
@@ -41,7 +42,7 @@ use crate::export::Scope;
 use crate::metrics::{Cached, Controller, Metrics};
 use crate::model::{BindingKey, InventoryKey, Namespace};
 use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Route, Schedule, Start};
-use crate::sinks::{Backend, Fault, Sink, SinkError};
+use crate::sinks::{Backend, Fault, SinkError};
 use crate::store::{Reader, Store};
 use command::Command;
 use document::{DocumentJob, Patience};
@@ -114,8 +115,17 @@ struct Ended {
     started: Instant,
     /// Nothing when it was dropped.
     result: Option<Result<Done, SinkError>>,
+    /// What was known when it began.
+    known: Known,
     /// Scopes on record at the destination of an audit.
     scopes: Vec<Scope>,
+}
+
+/// How much of an inventory is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Known {
+    Everything,
+    Parts,
 }
 
 /// What runs beside the task.
@@ -192,11 +202,13 @@ impl Deliverer {
         match command {
             Command::Bind(binding, idle_for) => self.bind(*binding, idle_for, epoch, now),
             Command::Unbind(key) => {
-                if let Some(bound) = self.bindings.remove(&key) {
-                    bound.valid.cancel();
-                }
+                let bound = self.bindings.remove(&key);
                 self.reports.remove(&key);
                 self.schedule.unbind(&Job::Deliver(key));
+                if let Some(Bound { binding, valid, .. }) = bound {
+                    valid.cancel();
+                    self.release(&binding, now);
+                }
             }
             Command::Leave(leaving) => self.leave(leaving, epoch, now),
             Command::GiveUp(place) => self.give_up(&place),
@@ -235,43 +247,17 @@ impl Deliverer {
                 bound.refused = Arc::default();
             }
             std::mem::take(&mut bound.valid).cancel();
-            bound.binding = binding;
+            let before = std::mem::replace(&mut bound.binding, binding);
             bound.epoch = epoch;
+            self.release(&before, now);
         } else {
             let reader = Arc::new(self.store.table(&key.inventory.namespace).reader());
             let (valid, refused) = (CancellationToken::new(), Arc::default());
             self.bindings.insert(key.clone(), Bound { binding, reader, epoch, valid, refused, waiting: None });
-            self.reports.update(&key, |_| {});
         }
+        self.reports.update(&key, |report| report.interval = interval);
         let route = Route { destination: &sink.destination().id, lane: sink.lane() };
         self.schedule.bind(&Job::Deliver(key), route, interval, idle_for, now);
-    }
-
-    fn leave(&mut self, leaving: Leaving, epoch: u64, now: Instant) {
-        let place = Place::of(&*leaving.sink, &leaving.scope);
-        let used = self.bindings.values().any(|bound| Place::of(&*bound.binding.sink, &bound.binding.scope) == place);
-        if used {
-            return;
-        }
-        let (sink, valid) = (leaving.sink.clone(), CancellationToken::new());
-        if let Some(before) = self.leavings.insert(place.clone(), Departing { leaving, epoch, valid }) {
-            before.valid.cancel();
-        }
-        let route = Route { destination: &sink.destination().id, lane: sink.lane() };
-        self.schedule.bind(&Job::Leave(place), route, Duration::ZERO, None, now);
-    }
-
-    /// Ends the clean-up of a place that is used again.
-    fn stay(&mut self, place: &Place) {
-        self.give_up(place);
-        self.reports.stay(place);
-    }
-
-    fn give_up(&mut self, place: &Place) {
-        if let Some(departing) = self.leavings.remove(place) {
-            departing.valid.cancel();
-            self.schedule.unbind(&Job::Leave(place.clone()));
-        }
     }
 
     /// Tells the bindings of the namespaces that changed.
@@ -315,7 +301,11 @@ impl Deliverer {
         let (epoch, valid) = (bound.epoch, bound.valid.clone());
         let patience = Patience { grace: self.settings.unknown_grace, since: bound.waiting };
         let max_export_bytes = self.settings.max_export_bytes;
-        let behind_since = self.schedule.behind_since(&Job::Deliver(key.clone()));
+        let job = Job::Deliver(key.clone());
+        let behind_since = self.schedule.behind_since(&job);
+        let held_until = self.schedule.held_until(&job, Instant::now());
+        // Before the plan is made, which then knows at least as much.
+        let known = if bound.reader.table().knowledge().whole() { Known::Everything } else { Known::Parts };
         let turn = self.turn(place);
         jobs.spawn(async move {
             let started = Instant::now();
@@ -323,9 +313,10 @@ impl Deliverer {
                 let _turn = turn.lock().await;
                 let (binding, reader, refused) = (&binding, &*reader, &*refused);
                 let done = match binding.sink.clone() {
-                    Backend::Rows(sink) => RowJob { binding, sink, reader, refused }.run(purpose).await,
+                    Backend::Rows(sink) => RowJob { binding, sink, reader, refused, held_until }.run(purpose).await,
                     Backend::Documents(sink) => {
-                        let job = DocumentJob { binding, sink, reader, patience, behind_since, max_export_bytes };
+                        let job =
+                            DocumentJob { binding, sink, reader, patience, behind_since, max_export_bytes, held_until };
                         job.run(purpose).await
                     }
                 };
@@ -336,27 +327,7 @@ impl Deliverer {
             };
             let (result, scopes) =
                 valid.run_until_cancelled(work).await.map_or((None, Vec::new()), |(done, scopes)| (Some(done), scopes));
-            Ended { job: Job::Deliver(binding.key), epoch, purpose, started, result, scopes }
-        });
-    }
-
-    fn start_leaving(&mut self, place: Place, jobs: &mut JoinSet<Ended>) {
-        let Some(departing) = self.leavings.get(&place) else { return };
-        let (leaving, epoch, valid) = (departing.leaving.clone(), departing.epoch, departing.valid.clone());
-        let scope = &leaving.scope;
-        let bound = self.bindings.values().map(|bound| &bound.binding);
-        let others =
-            bound.filter(|other| other.scope.inventory == scope.inventory && other.scope.cluster == scope.cluster);
-        let others: Vec<Arc<dyn Sink>> = others.map(|other| other.sink.sink()).collect();
-        let turn = self.turn(place.clone());
-        jobs.spawn(async move {
-            let started = Instant::now();
-            let work = async {
-                let _turn = turn.lock().await;
-                work::leave(&leaving, &others).await
-            };
-            let result = valid.run_until_cancelled(work).await;
-            Ended { job: Job::Leave(place), epoch, purpose: Purpose::Deliver, started, result, scopes: Vec::new() }
+            Ended { job, epoch, purpose, started, result, known, scopes }
         });
     }
 
@@ -394,11 +365,20 @@ impl Deliverer {
                 self.schedule.finished(&job, Outcome::Postponed(awaited.until.unwrap_or(now + REPROBE)), now);
                 self.reports.update(key, |report| report.gap = Some(Gap::Awaited(awaited)));
             }
+            Some(Ok(Done::Held(until))) => {
+                self.schedule.finished(&job, Outcome::Held(until), now);
+                self.succeeded(key, None);
+                self.reports.update(key, |report| {
+                    // What the sink has is what an earlier process left there.
+                    report.acknowledged = true;
+                    report.gap = None;
+                });
+            }
             Some(Ok(done)) => {
                 let outcome = match &done {
                     Done::Intact => Outcome::Intact,
                     Done::Delivered(delivered) if delivered.rows() > 0 => Outcome::Written,
-                    Done::Nothing | Done::Awaiting(_) | Done::Delivered(_) => Outcome::Unchanged,
+                    Done::Nothing | Done::Awaiting(_) | Done::Held(_) | Done::Delivered(_) => Outcome::Unchanged,
                 };
                 let cached = if outcome == Outcome::Written { Cached::Miss } else { Cached::Hit };
                 self.metrics.digest_checked(Controller::Inventory, cached);
@@ -410,6 +390,9 @@ impl Deliverer {
                         self.schedule.audit_by(&job, now + REPROBE);
                     }
                     self.account(key, &delivered, elapsed, waited.unwrap_or_default());
+                    if ended.known == Known::Everything {
+                        self.schedule.settled(&job);
+                    }
                     self.schedule.finished(&job, outcome, now);
                     self.succeeded(key, Some(&delivered));
                 } else {
@@ -488,51 +471,6 @@ impl Deliverer {
         let failure = Failure { class: error.class(), reason: error.reason(), message: chain(error) };
         failure.log(key);
         self.reports.update(key, |report| report.failure = Some(failure));
-    }
-
-    fn left(&mut self, place: &Place, ended: Ended) {
-        let now = Instant::now();
-        let current = self.leavings.get(place).is_some_and(|departing| departing.epoch == ended.epoch);
-        match ended.result {
-            Some(Ok(_)) if current => {
-                self.schedule.finished(&ended.job, Outcome::Unchanged, now);
-                self.schedule.unbind(&ended.job);
-                self.leavings.remove(place);
-                tracing::info!(inventory = %place.inventory, cluster = %place.cluster, destination = place.destination, "place left");
-                self.reports.depart(place, Departure::Done);
-                self.make_way(&place.destination, now);
-            }
-            Some(Err(error)) if current => {
-                let failure = Failure { class: error.class(), reason: error.reason(), message: chain(&error) };
-                tracing::error!(
-                    inventory = %place.inventory,
-                    destination = place.destination,
-                    error_class = %failure.class,
-                    error = failure.message,
-                    "inventory cleanup failed"
-                );
-                self.schedule.finished(&ended.job, outcome_of(&error), now);
-                self.reports.depart(place, Departure::Failed(failure));
-            }
-            _ => self.schedule.finished(&ended.job, Outcome::Unchanged, now),
-        }
-    }
-
-    /// Lets those try again at once who may have found somebody in their way that left the destination now.
-    fn make_way(&mut self, destination: &str, now: Instant) {
-        for (key, bound) in &self.bindings {
-            if bound.binding.sink.destination().id != destination {
-                continue;
-            }
-            let job = Job::Deliver(key.clone());
-            let stuck = |report: Report| report.failure.is_some_and(|failure| failure.class == Class::Terminal);
-            if self.schedule.phase(&job) == Some(Phase::InFlight) || self.reports.get(key).is_some_and(stuck) {
-                self.schedule.hurry(&job, now);
-            }
-            if !bound.refused.is_empty() {
-                self.schedule.audit_by(&job, now);
-            }
-        }
     }
 
     fn observe_destination(&mut self, destination: &str, now: Instant) {

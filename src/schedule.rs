@@ -8,12 +8,13 @@
 //! ```
 //!
 //! A job is a binding that delivers, or a place that is cleaned up; it belongs to one destination. The rules of D5: the
-//! first change after a quiet interval is delivered after a gather of 100 ms; later ones wait until the interval is over;
-//! an edit and a newly known part do not wait for it. A failure is tried again with [`backoff`], independent of the
-//! interval; a terminal one after five minutes, or when something is edited. A job that cannot go on yet is
-//! [postponed](Outcome::Postponed), and the next change looks again. One job never gates another; a destination has at
-//! most `per_destination` jobs in flight, all together at most `total`. Jobs that their destination [joins](Lane::Joined)
-//! do not count there: they wait in it together, [`JOINED`] of them at most.
+//! first change after a quiet interval is delivered after a gather of 100 ms; later ones wait until the interval is
+//! over; an edit and a newly known part do not wait for it. What an earlier process wrote counts: until its interval is
+//! over, or everything was compared once, a job may look and not write ([`Schedule::held_until`]). A failure is tried
+//! again with [`backoff`], independent of the interval; a terminal one after five minutes, or when something is edited.
+//! A job that cannot go on yet is [postponed](Outcome::Postponed), and the next change looks again. One job never gates
+//! another; a destination has at most `per_destination` jobs in flight, all together at most `total`. Jobs that their
+//! destination [joins](Lane::Joined) do not count there: they wait in it together, [`JOINED`] of them at most.
 //!
 //! A destination that does not answer blocks its own jobs and no others (D8): one [probe](Start::Probe) at a time looks
 //! after it, and its answer releases them over two seconds. An [audit](Purpose::Audit) comes once in an interval,
@@ -85,6 +86,8 @@ pub enum Outcome {
     Intact,
     /// The destination was not asked: the job waits for something else, at most until then.
     Postponed(Instant),
+    /// The destination was looked at, and what differs is written then, when the interval of an earlier process is over.
+    Held(Instant),
     /// It failed, and the destination answered.
     Failed(Class),
     /// It failed because the destination does not answer.
@@ -115,6 +118,8 @@ struct Entry {
     /// Something happened while the job was in flight.
     dirty: Option<Urgency>,
     last_write: Option<Instant>,
+    /// The last write is one of an earlier process, and what changed since is not known yet.
+    resumed: bool,
     /// The last run failed, and may have written all the same: its answer can have been lost.
     unsure: bool,
     /// Since when the oldest unacknowledged change waits.
@@ -179,8 +184,8 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
 
     /// Adds a job, due after one gather, or takes over its new settings.
     ///
-    /// `idle_for` says how long ago an earlier process wrote; its first delivery then waits for the rest of the interval,
-    /// so that a process that starts again and again does not write more often.
+    /// `idle_for` says how long ago an earlier process wrote; the first write then waits for the rest of the interval, so
+    /// that a process that starts again and again does not write more often.
     pub fn bind(&mut self, key: &K, route: Route<'_>, interval: Duration, idle_for: Option<Duration>, now: Instant) {
         let Route { destination, lane } = route;
         let seed = self.next_seed();
@@ -193,6 +198,7 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
             resume: None,
             dirty: None,
             last_write: None,
+            resumed: false,
             unsure: false,
             behind_since: None,
             backoff: Backoff::new(seed),
@@ -208,7 +214,8 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
         match idle_for.and_then(|idle_for| now.checked_sub(idle_for)).filter(|_| resumed) {
             Some(last_write) => {
                 entry.last_write = Some(last_write);
-                entry.wake(Urgency::Interval, now);
+                entry.resumed = true;
+                entry.wake(Urgency::Learned, now);
             }
             None => entry.wake(Urgency::Edited, now),
         }
@@ -252,6 +259,19 @@ impl<K: Ord + Clone + Hash> Schedule<K> {
     pub fn audit_by(&mut self, key: &K, at: Instant) {
         if let Some(entry) = self.entries.get_mut(key) {
             entry.next_audit = Some(entry.next_audit.map_or(at, |next| next.min(at)));
+        }
+    }
+
+    /// Returns until when a job may look at its destination and not write, because an earlier process wrote.
+    pub fn held_until(&self, key: &K, now: Instant) -> Option<Instant> {
+        let entry = self.entries.get(key).filter(|entry| entry.resumed)?;
+        entry.last_write.map(|last| last + entry.interval).filter(|until| *until > now)
+    }
+
+    /// Notes that everything was compared once: what becomes known from now on is new, and does not wait.
+    pub fn settled(&mut self, key: &K) {
+        if let Some(entry) = self.entries.get_mut(key) {
+            entry.resumed = false;
         }
     }
 
@@ -427,6 +447,7 @@ impl Entry {
             Outcome::Written | Outcome::Unchanged => {
                 if outcome == Outcome::Written || self.unsure {
                     self.last_write = Some(now);
+                    self.resumed = false;
                 }
                 self.unsure = false;
                 self.backoff.reset();
@@ -435,6 +456,10 @@ impl Entry {
             }
             Outcome::Intact => self.phase = self.resume.map_or(Phase::Idle, Phase::Waiting),
             Outcome::Postponed(until) => self.phase = Phase::Waiting(until),
+            Outcome::Held(until) => {
+                self.backoff.reset();
+                self.phase = Phase::Waiting(until);
+            }
             Outcome::Failed(class) => self.fail(class, now),
             Outcome::Silent => self.fail(Class::Transient, now),
         }
@@ -455,6 +480,7 @@ impl Entry {
     }
 
     fn wake(&mut self, urgency: Urgency, now: Instant) {
+        self.resumed &= urgency != Urgency::Edited;
         self.behind_since.get_or_insert(now);
         let gathered = now + GATHER;
         let due = match (urgency, self.last_write) {

@@ -30,7 +30,7 @@ use crate::sinks::{Leave, Sink};
 use crate::store::Awaited;
 use crate::validate;
 
-/// A write that is older than this by the clock of the status is taken over after a restart.
+/// From this interval on, a start waits for the rest of it where an earlier process wrote.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
 /// A waiting change is not behind before its interval is over by this.
 const SYNC_GRACE: Duration = Duration::from_secs(30);
@@ -139,8 +139,9 @@ impl Control {
         Some(class)
     }
 
-    /// Does what the annotations ask for. What stood there before a start may be new, and is done (again), unless it
-    /// lets rows go: that was said of other rows.
+    /// Does what the annotations ask for. What stood there before a start may be new, and is done (again), with two
+    /// exceptions. What lets rows go was said of other rows; and what hurries would end the interval of an earlier process
+    /// with each start, while all else is delivered at a start as it is.
     async fn grant(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
         if state.mass_deletion.take(object, ALLOW_MASS_DELETION) == Asked::Since {
             self.release_mass_deletions(&key.namespace);
@@ -151,7 +152,7 @@ impl Control {
         if state.audit.take(object, AUDIT_NOW) != Asked::Nothing {
             self.parts.deliveries.audit(key.clone()).await;
         }
-        if state.export.take(object, EXPORT_NOW) != Asked::Nothing {
+        if state.export.take(object, EXPORT_NOW) == Asked::Since {
             self.parts.deliveries.hurry(key.clone()).await;
         }
     }
@@ -297,7 +298,8 @@ impl Control {
             .iter()
             .find(|export| export.name == key.sink.to_string())
             .and_then(|export| export.last_export_time.as_ref())
-            .filter(|_| interval >= REMEMBERED_INTERVAL)
+            // An edit that came while nobody looked does not wait either.
+            .filter(|_| interval >= REMEMBERED_INTERVAL && recorded.observed_generation == Some(inventory.generation()))
             .map(|last| idle_for(last.0, Timestamp::now()));
         let binding = Binding {
             key: key.clone(),
@@ -384,7 +386,7 @@ impl Control {
             sink_exports,
             destinations,
         };
-        let substance = substance(&status);
+        let substance = substance(&status, &views);
         let status = serde_json::to_value(&status).unwrap_or_default();
         let patience = self.parts.config.control.status_min_interval;
         self.report((Kind::Inventory, key.clone()), &object.status, status, substance, patience);

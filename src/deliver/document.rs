@@ -13,9 +13,10 @@ use tokio::time::Instant;
 
 use super::Binding;
 use super::limits::{Ceiling, take_too_large};
-use super::work::{Delivered, Done, beside};
+use super::work::{Delivered, Done, Refusals, beside};
 use crate::export::document::canonical_order;
 use crate::export::{Document, Standing};
+use crate::model::Part;
 use crate::schedule::Purpose;
 use crate::sinks::{DocumentSink, SinkError};
 use crate::store::{Everything, Reader, Whole};
@@ -55,6 +56,17 @@ pub(super) struct DocumentJob<'a> {
     pub(super) behind_since: Option<Instant>,
     /// Limit of one part in bytes, where the user set no lower one.
     pub(super) max_export_bytes: NonZeroU64,
+    /// Until when an earlier process keeps this one from writing.
+    pub(super) held_until: Option<Instant>,
+}
+
+/// A document that may be published.
+struct Draft {
+    document: Document,
+    /// Rows that are no part of it.
+    refused: Refusals,
+    /// Parts that are not.
+    missing: Vec<Part>,
 }
 
 impl DocumentJob<'_> {
@@ -70,7 +82,13 @@ impl DocumentJob<'_> {
         match self.patience.read(self.reader, Instant::now()) {
             Whole::Nothing => Ok(Done::Nothing),
             Whole::Awaited(awaited) => Ok(Done::Awaiting(awaited)),
-            Whole::Ready(everything) => self.publish(everything).await.map(Done::Delivered),
+            Whole::Ready(everything) => {
+                let draft = self.draft(everything).await;
+                match self.held_until {
+                    Some(until) if !self.sink.has(&draft.document).await? => Ok(Done::Held(until)),
+                    _ => self.publish(draft).await.map(Done::Delivered),
+                }
+            }
         }
     }
 
@@ -86,18 +104,18 @@ impl DocumentJob<'_> {
         match self.patience.read(self.reader, Instant::now()) {
             Whole::Nothing | Whole::Awaited(_) => Ok(Done::Intact),
             Whole::Ready(everything) => {
-                let mut delivered = self.publish(everything).await?;
+                let mut delivered = self.publish(self.draft(everything).await).await?;
                 delivered.repaired = if clean { delivered.rows() } else { 0 };
                 Ok(Done::Delivered(delivered))
             }
         }
     }
 
-    async fn publish(&self, everything: Everything) -> Result<Delivered, SinkError> {
+    async fn draft(&self, everything: Everything) -> Draft {
         let exported_at = Timestamp::now();
         let Everything { mut rows, missing, seq, counts } = everything;
         let (scope, ceiling) = (self.binding.scope.clone(), self.ceiling());
-        let (rows, mut refused) = beside(move || {
+        let (rows, refused) = beside(move || {
             let refused = take_too_large(&scope, ceiling, &mut rows);
             rows.sort_unstable_by(canonical_order);
             (rows, refused)
@@ -107,9 +125,15 @@ impl DocumentJob<'_> {
         let standing = Standing { rows: rows.len() as u64, digest: counts.digest, generation, seq };
         let scope = self.binding.scope.clone();
         let document = Document { scope, rows, standing, max_part_bytes: ceiling.bytes, exported_at };
+        Draft { document, refused, missing }
+    }
+
+    async fn publish(&self, draft: Draft) -> Result<Delivered, SinkError> {
+        let Draft { document, mut refused, missing } = draft;
+        let standing = document.standing;
         let receipt = self.sink.publish(&document).await?;
         refused.extend(receipt.refused.iter().map(|row| (row.key.clone(), row.clone())));
-        self.reader.acknowledge(seq);
+        self.reader.acknowledge(standing.seq);
         Ok(Delivered { standing, receipt: Some(receipt), refused, repaired: 0, missing })
     }
 

@@ -72,6 +72,8 @@ pub struct Report {
     pub next_due: Option<Timestamp>,
     /// A change waits for the interval.
     pub debounced: bool,
+    /// Least time between two writes.
+    pub interval: Duration,
     /// Since when the oldest unacknowledged change has been waiting.
     pub behind_since: Option<Instant>,
 }
@@ -169,13 +171,14 @@ impl Reports {
         self.tell(&inventory);
     }
 
-    /// Changes a report. Only what a condition shows counts as news; lag alone does not.
+    /// Changes a report. Only what a condition shows counts as news; lag and interval alone do not.
     pub(super) fn update(&self, key: &BindingKey, change: impl FnOnce(&mut Report)) {
         let mut reports = self.inner.reports.lock();
         let report = reports.entry(key.clone()).or_default();
         let before = report.clone();
         change(report);
-        let news = Report { behind_since: before.behind_since, ..report.clone() } != before;
+        let (interval, behind_since) = (before.interval, before.behind_since);
+        let news = Report { interval, behind_since, ..report.clone() } != before;
         drop(reports);
         if news {
             self.tell(&key.inventory);
@@ -198,6 +201,7 @@ impl Sizes for Reports {
         reading.bindings.extend(self.all().into_iter().map(|(key, report)| metrics::Binding {
             key,
             lag: report.lag(),
+            interval: report.interval,
             synced: report.is_current(),
             last_export_seconds: report.last_write.map(|last| last.as_millisecond() as f64 / 1000.0),
         }));

@@ -2,6 +2,7 @@ mod archive;
 mod documents;
 mod memory;
 mod model;
+mod resumed;
 
 use std::num::NonZeroU64;
 use std::sync::atomic::Ordering;
@@ -74,6 +75,18 @@ impl Bench {
     }
 
     async fn bind_to(&self, key: BindingKey, sink: Backend, interval: Duration, revision: &str) {
+        self.resume(key, sink, interval, revision, None).await;
+    }
+
+    /// Binds what an earlier process wrote so long ago.
+    async fn resume(
+        &self,
+        key: BindingKey,
+        sink: Backend,
+        interval: Duration,
+        revision: &str,
+        idle_for: Option<Duration>,
+    ) {
         let binding = Binding {
             key,
             sink,
@@ -83,12 +96,16 @@ impl Bench {
             max_export_bytes: NonZeroU64::new(MAX_ROW as u64),
             revision: revision.to_owned(),
         };
-        self.deliveries.bind(binding, None).await;
+        self.deliveries.bind(binding, idle_for).await;
     }
 
     fn put(&self, uid: &str, value: u32) {
+        self.put_in("a", uid, value);
+    }
+
+    fn put_in(&self, namespace: &str, uid: &str, value: u32) {
         let body = Body::new(uid, format!("{{\"v\":{value}}}").as_bytes()).unwrap();
-        self.target.apply(&Uid::new(uid), &Namespace::new("a"), body, false, 1);
+        self.target.apply(&Uid::new(uid), &Namespace::new(namespace), body, false, 1);
     }
 
     fn learn(&self) {
@@ -181,6 +198,23 @@ async fn a_failure_is_reported_and_nothing_is_lost() {
     bench.put("u2", 1);
     let report = bench.until("recovered", |report| report.acknowledged).await;
     assert_eq!((report.failure, sink.deliveries()), (None, vec![(2, 0)]));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_was_refused_tries_again_when_another_one_at_the_destination_ends() {
+    let bench = Bench::start();
+    let (first, second) = (Memory::new(&[]), Memory::new(&[Wrong::Refused(Class::Terminal)]));
+    let other = BindingKey { sink: SinkKey { family: Family::Database, object: object("other") }, ..binding_key() };
+    bench.put("u1", 1);
+    bench.learn();
+    bench.bind(&first, Duration::from_secs(30), "1").await;
+    bench.bind_to(other.clone(), Backend::Rows(second.clone()), Duration::from_secs(30), "1").await;
+    bench.until_of(&other, "refused", |report| report.failure.is_some()).await;
+    let ended = Instant::now();
+    bench.deliveries.unbind(binding_key()).await;
+    bench.until_of(&other, "written", |report| report.acknowledged).await;
+    assert!(ended.elapsed() < Duration::from_secs(1), "{:?}", ended.elapsed());
     bench.end().await;
 }
 
@@ -384,7 +418,8 @@ async fn a_change_that_waits_is_delivered_when_it_is_asked_for() {
     bench.bind(&sink, Duration::from_hours(1), "1").await;
     bench.until("acknowledged", |report| report.acknowledged).await;
     bench.put("u1", 2);
-    bench.until("waits", |report| report.debounced).await;
+    let report = bench.until("waits", |report| report.debounced).await;
+    assert_eq!(report.interval, Duration::from_hours(1));
     bench.deliveries.hurry(object("apps")).await;
     let asked = Instant::now();
     bench.until("delivered", |report| report.behind_since.is_none()).await;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::export::{self, Base, Delta, Difference, Held, Selection, Standing};
 use crate::model::{Part, Row, RowKey};
 use crate::schedule::Purpose;
@@ -24,6 +26,8 @@ pub(super) enum Done {
     Intact,
     /// A document waits for parts that are not known yet.
     Awaiting(Awaited),
+    /// The sink differs, and may not be written to before that.
+    Held(Instant),
     /// The sink is at this standing.
     Delivered(Delivered),
 }
@@ -50,6 +54,8 @@ pub(super) struct RowJob<'a> {
     pub(super) reader: &'a Reader,
     /// Rows that the sink has not taken so far.
     pub(super) refused: &'a Refusals,
+    /// Until when an earlier process keeps this one from writing.
+    pub(super) held_until: Option<Instant>,
 }
 
 impl RowJob<'_> {
@@ -74,6 +80,9 @@ impl RowJob<'_> {
         let too_large = self.take_too_large(&mut delta);
         refused.retain(|key, _| !delta.touches(key));
         refused.extend(too_large);
+        if let Some(until) = self.held_until.filter(|_| !delta.is_empty()) {
+            return Ok(Done::Held(until));
+        }
         // After a comparison the standing is recorded even when no row differs, so that readers see that it was checked.
         let receipt =
             if compared.is_some() || !delta.is_empty() { Some(self.sink.deliver(&delta).await?) } else { None };
@@ -84,6 +93,10 @@ impl RowJob<'_> {
 
     /// Looks whether the sink still has what it was given, and mends what it has not.
     async fn audit(&self) -> Result<Done, SinkError> {
+        if self.held_until.is_some() {
+            // What waits is compared with everything once it may be written.
+            return Ok(Done::Intact);
+        }
         if !self.refused.is_empty() {
             // The audit of a sink that refuses rows is another try.
             self.reader.restart();

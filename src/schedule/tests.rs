@@ -157,23 +157,60 @@ fn limits_hold_per_destination_and_in_total_and_nobody_starves() {
 }
 
 #[test]
-fn a_restarted_process_waits_for_the_rest_of_the_interval() {
+fn a_restarted_process_looks_at_once_and_writes_when_the_interval_of_the_earlier_one_is_over() {
     let (mut schedule, begin) = (schedule(), Instant::now() + INTERVAL);
-    schedule.bind(&"apps", own("pg"), INTERVAL, Some(Duration::from_secs(10)), begin);
-    assert_eq!(schedule.next_wakeup(begin), Some(begin + Duration::from_secs(20)));
+    let (key, end) = ("apps", begin + Duration::from_secs(20));
+    schedule.bind(&key, own("pg"), INTERVAL, Some(Duration::from_secs(10)), begin);
+    // Each part that becomes known is looked at; none of them is a reason to write.
+    for seconds in 1..4 {
+        let now = begin + Duration::from_secs(seconds);
+        schedule.learned(&key, now);
+        assert_eq!(start(&mut schedule, now + GATHER), [key]);
+        assert_eq!(schedule.held_until(&key, now + GATHER), Some(end));
+        schedule.finished(&key, Outcome::Held(end), now + GATHER);
+        assert_eq!(schedule.behind_since(&key), Some(begin));
+    }
+    assert_eq!(schedule.next_wakeup(begin + GATHER), Some(end));
+    assert_eq!((start(&mut schedule, end), schedule.held_until(&key, end)), (vec![key], None));
+    schedule.finished(&key, Outcome::Written, end);
+    // From then on as ever.
+    schedule.learned(&key, end + GATHER);
+    assert_eq!(start(&mut schedule, end + 2 * GATHER), [key]);
+    assert_eq!(schedule.held_until(&key, end + 2 * GATHER), None);
 }
 
 #[test]
-fn a_clock_that_was_set_back_or_forward_delays_the_first_delivery_by_one_interval_at_most() {
+fn an_edit_ends_what_an_earlier_process_began_and_so_does_a_comparison_of_everything() {
+    for edited in [true, false] {
+        let (mut schedule, begin) = (schedule(), Instant::now() + INTERVAL);
+        let key = "apps";
+        schedule.bind(&key, own("pg"), INTERVAL, Some(Duration::from_secs(10)), begin);
+        schedule.learned(&key, begin);
+        start(&mut schedule, begin + GATHER);
+        schedule.finished(&key, Outcome::Unchanged, begin + GATHER);
+        assert!(schedule.held_until(&key, begin + GATHER).is_some(), "not everything was known");
+        if edited {
+            schedule.hurry(&key, begin + GATHER);
+        } else {
+            schedule.settled(&key);
+            schedule.learned(&key, begin + GATHER);
+        }
+        assert_eq!(start(&mut schedule, begin + 2 * GATHER), [key]);
+        assert_eq!(schedule.held_until(&key, begin + 2 * GATHER), None);
+    }
+}
+
+#[test]
+fn a_clock_that_was_set_back_or_forward_delays_the_first_write_by_one_interval_at_most() {
     let begin = Instant::now();
     // What wall clocks make of the last write of an earlier process: just now, long ago, or beyond all reason.
     let century = Duration::from_hours(100 * 365 * 24);
     for idle_for in [Duration::ZERO, GATHER, INTERVAL, century, Duration::MAX] {
         let mut schedule = schedule();
         schedule.bind(&"apps", own("pg"), INTERVAL, Some(idle_for), begin);
-        let due = schedule.next_wakeup(begin).unwrap();
-        assert!(due >= begin + GATHER && due <= begin + INTERVAL, "{idle_for:?}: {:?}", due - begin);
-        assert_eq!(start(&mut schedule, due), ["apps"]);
+        assert_eq!(start(&mut schedule, begin + GATHER), ["apps"]);
+        let held = schedule.held_until(&"apps", begin + GATHER);
+        assert!(held.is_none_or(|until| until <= begin + INTERVAL), "{idle_for:?}");
     }
 }
 

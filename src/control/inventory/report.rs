@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
 
-use super::Failing;
+use super::{Failing, REMEMBERED_INTERVAL};
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
 use crate::api::v1alpha1::{KollectInventoryStatus, SinkExport};
 use crate::deliver::Report;
@@ -204,13 +204,17 @@ pub(super) fn degraded(failing: &Failing) -> (Vec<Finding>, Option<Class>) {
     (findings, (failing.reason != reasons::SUSPENDED).then_some(failing.class))
 }
 
-/// Returns the status without what only counts.
-pub(super) fn substance(status: &KollectInventoryStatus) -> Value {
+/// Returns the status without what only counts. A write whose interval outlives the process is more than a number: the next
+/// process waits for its end.
+pub(super) fn substance(status: &KollectInventoryStatus, views: &[SinkView]) -> Value {
+    let remembered = |name: &str| views.iter().any(|view| view.name == name && view.interval >= REMEMBERED_INTERVAL);
     let mut status = status.clone();
     status.item_count = 0;
     status.last_export_time = None;
     for export in &mut status.sink_exports {
-        export.last_export_time = None;
+        if !remembered(&export.name) {
+            export.last_export_time = None;
+        }
         export.last_checksum = String::new();
         export.lag = None;
         export.next_due = None;
@@ -235,6 +239,8 @@ fn quiet(conditions: &mut [Condition]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const NOW: Time = Time(jiff::Timestamp::UNIX_EPOCH);
 
     fn view(name: &str, state: SinkState) -> SinkView {
         SinkView {
@@ -301,12 +307,11 @@ mod tests {
 
     #[test]
     fn what_a_document_waits_for_and_what_it_lacks_is_said_at_the_sink_and_above() {
-        let now = Time(jiff::Timestamp::UNIX_EPOCH);
         let status = |view: &SinkView, before: &KollectInventoryStatus| {
             let (found, _) = findings(std::slice::from_ref(view), 7, false);
             KollectInventoryStatus {
-                conditions: merge(&[], &found, 1, &now),
-                sink_exports: vec![view.export(before, 1, &now)],
+                conditions: merge(&[], &found, 1, &NOW),
+                sink_exports: vec![view.export(before, 1, &NOW)],
                 ..KollectInventoryStatus::default()
             }
         };
@@ -334,8 +339,8 @@ mod tests {
                 format!("Exported: exported 7 item(s) across 1 sink(s); {without}"),
             ]
         );
-        assert_ne!(substance(&good), substance(&lacks));
-        assert_ne!(substance(&lacking("target \"t\" in c (denied)")), substance(&lacks));
+        assert_ne!(substance(&good, &[]), substance(&lacks, &[]));
+        assert_ne!(substance(&lacking("target \"t\" in c (denied)"), &[]), substance(&lacks, &[]));
     }
 
     #[test]
@@ -347,7 +352,7 @@ mod tests {
                 reason: if reason == "Exported" { reasons::EXPORTED } else { reasons::DEBOUNCED },
                 message: message.to_owned(),
             };
-            merge(&[], &[finding], 1, &Time(jiff::Timestamp::UNIX_EPOCH))
+            merge(&[], &[finding], 1, &NOW)
         };
         let one = KollectInventoryStatus {
             conditions: conditions("Exported", "1 row"),
@@ -359,6 +364,21 @@ mod tests {
             item_count: 2,
             ..KollectInventoryStatus::default()
         };
-        assert_eq!(substance(&one), substance(&other));
+        assert_eq!(substance(&one, &[]), substance(&other, &[]));
+    }
+
+    #[test]
+    fn a_write_is_news_where_the_next_process_has_to_know_of_it() {
+        for (interval, news) in [(Duration::from_secs(59), false), (Duration::from_mins(1), true)] {
+            let views = [SinkView { interval, ..view("snapshot/g", SinkState::Exported) }];
+            let written = |second: i64| {
+                let last_export_time = Some(Time(jiff::Timestamp::from_second(second).unwrap()));
+                let export =
+                    SinkExport { last_export_time, ..views[0].export(&KollectInventoryStatus::default(), 1, &NOW) };
+                KollectInventoryStatus { sink_exports: vec![export], ..KollectInventoryStatus::default() }
+            };
+            let differs = substance(&written(1), &views) != substance(&written(2), &views);
+            assert_eq!(differs, news, "{interval:?}");
+        }
     }
 }

@@ -143,6 +143,12 @@ impl Sink for Archive {
 }
 
 impl DocumentSink for Archive {
+    fn has<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<bool, SinkError>> {
+        let items: Items = document.rows.iter().map(item).collect();
+        let has = self.items(&document.scope) == Some(items);
+        Box::pin(async move { Ok(has) })
+    }
+
     fn publish<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<Receipt, SinkError>> {
         Box::pin(async move {
             let _open = self.gate.read().await;
