@@ -357,6 +357,7 @@ impl Control {
 
     /// Reconciles everything that is queued: kinds in the order of [`Kind`], so that targets come before inventories.
     async fn work(&mut self) {
+        self.show_queue();
         if !self.shelves.synced() || !self.discovered {
             return;
         }
@@ -383,6 +384,15 @@ impl Control {
         if !self.ready {
             self.ready = true;
             self.parts.store.complete();
+        }
+        self.show_queue();
+    }
+
+    /// Shows how much of each kind waits.
+    fn show_queue(&self) {
+        for controller in Controller::ALL {
+            let waiting = self.work.iter().filter(|(kind, _)| self::controller(*kind) == Some(*controller));
+            self.parts.metrics.queued(*controller, waiting.count());
         }
     }
 

@@ -248,31 +248,14 @@ fn secret_key(own: &Namespace, secret: &SecretRef) -> ObjectKey {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::export::layout::LayoutSpec;
     use crate::model::Family;
     use crate::secret::Secret;
-    use crate::sinks::git::{Author, Challenge, Credentials, MessageTemplate, PushPolicy};
 
     fn git(branch: &str) -> Settings {
-        Settings::Git(Box::new(GitConfig {
-            sink: SinkKey {
-                family: Family::Snapshot,
-                object: ObjectKey::new(Namespace::new("team-a"), Name::new("repository")),
-            },
-            kind: SinkType::Git,
-            cluster: Cluster::new(""),
-            endpoint: "https://git.example.com/x".to_owned(),
-            branch: Some(branch.to_owned()),
-            push: PushPolicy::Commit,
-            credentials: Credentials::Anonymous,
-            challenge: Challenge::Awaited,
-            tls: TlsConfig::default(),
-            depth: std::num::NonZeroU32::MIN,
-            author: Author::default(),
-            message: MessageTemplate::default(),
-            layout: LayoutSpec::default(),
-            prune: false,
-        }))
+        let object = ObjectKey::new(Namespace::new("team-a"), Name::new("repository"));
+        let sink = SinkKey { family: Family::Snapshot, object };
+        let config = GitConfig::new(sink, "https://git.example.com/x".to_owned());
+        Settings::Git(Box::new(GitConfig { branch: Some(branch.to_owned()), ..config }))
     }
 
     fn postgres(table: &str) -> Settings {

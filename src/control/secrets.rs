@@ -2,7 +2,8 @@
 //!
 //! In a namespace with such a Secret the metadata of Secrets is watched from the present on; the data of a wanted one is
 //! read when its version changes, so that a rotated credential is in use within seconds. Nothing is listed, and nothing
-//! is kept of Secrets that nobody wants.
+//! is kept of Secrets that nobody wants. What was read stays in use while it cannot be read again, so that sinks go on
+//! without an API server.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -111,6 +112,8 @@ pub(super) struct Secrets {
 struct Inner {
     client: kube::Client,
     known: Mutex<BTreeMap<ObjectKey, Lookup>>,
+    /// Those that were found and could not be read since: in use as they were, and tried again.
+    doubtful: Mutex<BTreeSet<ObjectKey>>,
     /// Secrets whose lookup changed.
     news: Mutex<BTreeSet<ObjectKey>>,
     /// Somebody wants a Secret that was not wanted before, or not any more.
@@ -132,6 +135,7 @@ impl Secrets {
         let inner = Inner {
             client,
             known: Mutex::default(),
+            doubtful: Mutex::default(),
             news: Mutex::default(),
             wanted: Notify::new(),
             changed: Notify::new(),
@@ -154,6 +158,7 @@ impl Secrets {
     /// Forgets every Secret but these.
     pub(super) fn retain(&self, wanted: &BTreeSet<ObjectKey>) {
         self.inner.known.lock().retain(|key, _| wanted.contains(key));
+        self.inner.doubtful.lock().retain(|key| wanted.contains(key));
         self.inner.wanted.notify_one();
     }
 
@@ -242,7 +247,11 @@ impl Inner {
                         if matches!(events, Either::Right(_)) {
                             break;
                         }
-                        self.wanted_in(&reach, |lookup| matches!(lookup, Lookup::Failed(_)))
+                        let doubtful = self.doubtful.lock().clone();
+                        let mut again = self.wanted_in(&reach, |_| true);
+                        again.retain(|key| doubtful.contains(key));
+                        again.append(&mut self.wanted_in(&reach, |lookup| matches!(lookup, Lookup::Failed(_))));
+                        again
                     }
                 };
                 self.read(again).await;
@@ -292,8 +301,13 @@ impl Inner {
             };
             let mut known = self.known.lock();
             if let Some(before) = known.get_mut(&key) {
+                if stays(before, &lookup) {
+                    self.doubtful.lock().insert(key);
+                    continue;
+                }
                 *before = lookup;
                 drop(known);
+                self.doubtful.lock().remove(&key);
                 self.news.lock().insert(key);
                 self.changed.notify_one();
             }
@@ -301,9 +315,30 @@ impl Inner {
     }
 }
 
+/// Tells whether a failed attempt leaves what is known as it is: no answer says nothing of the Secret.
+fn stays(before: &Lookup, read: &Lookup) -> bool {
+    matches!((before, read), (Lookup::Found(_), Lookup::Failed(_)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_read_stays_while_it_cannot_be_read_again() {
+        let found = || Lookup::Found(Arc::new(Content::of(&[("dsn", "postgres://x")])));
+        let failed = || Lookup::Failed("connection refused".to_owned());
+        assert!(stays(&found(), &failed()));
+        for (before, read) in [
+            (found(), Lookup::Missing),
+            (found(), found()),
+            (Lookup::Pending, failed()),
+            (Lookup::Missing, failed()),
+            (failed(), failed()),
+        ] {
+            assert!(!stays(&before, &read), "{before:?}, {read:?}");
+        }
+    }
 
     fn content(shared_with: Option<&str>, data: &[(&str, &str)]) -> Content {
         Content { shared_with: shared_with.map(str::to_owned), ..Content::of(data) }

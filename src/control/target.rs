@@ -140,6 +140,7 @@ impl Control {
         if !resolved.as_ref().err().is_some_and(missing) {
             state.absence.clear();
         }
+        let collecting = state.interest.is_some();
         let outcome = resolved
             .map(|resolved| self.collect(key, resolved, &mut state))
             .map_err(|refusal| self.brake(key, &object, refusal, &mut state));
@@ -154,8 +155,19 @@ impl Control {
             Some((Name::new(profile), interest.target.origin().gvk.clone()))
         });
         let class = self.report_target(key, &object, outcome.as_ref().err(), &namespaces, &mut state);
-        self.overview.put(key, Seen { collects, ready: class.is_none() });
+        let suspended = outcome.is_err_and(|refusal| refusal.reason == reasons::SUSPENDED);
+        match (collecting, state.interest.is_some()) {
+            (false, true) => tracing::debug!(target = %key, "registered collection target"),
+            (true, false) if suspended => tracing::info!(target = %key, "target suspended"),
+            _ => {}
+        }
         self.targets.insert(key.clone(), state);
+        if suspended {
+            // As its owner wants it: neither a failure nor something to be alarmed about.
+            self.overview.remove(key);
+            return None;
+        }
+        self.overview.put(key, Seen { collects, ready: class.is_none() });
         class
     }
 
@@ -324,6 +336,10 @@ impl Control {
         let table = self.parts.store.existing(&key.namespace);
         let counts = table.map(|table| table.target_counts(&key.name)).unwrap_or_default();
         let problems = state.interest.as_ref().map(|interest| self.parts.watch.problems(interest)).unwrap_or_default();
+        if counts.failing > 0 && state.reported.failing == 0 {
+            let error = counts.last_failure.as_deref().unwrap_or_default();
+            tracing::error!(target = %key, rows = counts.failing, error, "extract attributes");
+        }
         let before: KollectTargetStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
         let sinks = sinks_of(&self.shelves, key);
         let starting = *state.starting.get_or_insert_with(Instant::now) + STARTING;

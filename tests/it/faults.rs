@@ -160,7 +160,7 @@ async fn whole_parts(fault: &Fault) -> i64 {
 }
 
 /// Returns one value for the normal suite and another one for the nightly.
-fn long<T>(normal: T, nightly: T) -> T {
+pub(crate) fn long<T>(normal: T, nightly: T) -> T {
     if setting("KOLLECT_LONG").as_deref() == Some("1") { nightly } else { normal }
 }
 

@@ -35,6 +35,9 @@ async fn an_api_server_that_was_away_for_long_and_one_that_restarts_under_churn_
     let stopped = Instant::now();
     let length = long(Duration::from_secs(15), Duration::from_mins(2));
     sleep_until(stopped + length).await;
+    // The sink goes on with the credentials that it has.
+    let metrics = operator.metrics().await.unwrap();
+    assert_eq!(metrics.family("kollect_binding_synced").filter(|(_, synced)| *synced > 0.5).count(), 1);
     api.start_api_server().await.unwrap();
     let back = Instant::now();
     load.delete(&fault.job.ground.client, (0..30).collect()).await.unwrap();
