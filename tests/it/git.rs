@@ -7,7 +7,6 @@ mod many;
 mod ownership;
 mod ssh;
 
-use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -17,14 +16,11 @@ use kollect::api::v1alpha1::sink::LayoutMode;
 use kollect::export::layout::LayoutSpec;
 use kollect::export::{Base, Difference, Document, Scope, Selection, compare};
 use kollect::lab::git::{HttpServer, Human, Repositories, Repository, Scheme};
-use kollect::metrics::SinkType;
 use kollect::model::{Body, Cluster, Family, Gvk, Name, Namespace, ObjectKey, Origin, Row, RowKey, SinkKey, Uid};
 use kollect::secret::Secret;
 use kollect::sinks::contract::document::document as document_of;
 use kollect::sinks::contract::{delta, row as row_of, scope};
-use kollect::sinks::git::{
-    Author, Challenge, Credentials, GitConfig, GitRepositories, MessageTemplate, MirrorPlaces, PushPolicy,
-};
+use kollect::sinks::git::{Credentials, GitConfig, GitRepositories, MirrorPlaces};
 use kollect::sinks::netguard::Guard;
 use kollect::sinks::{Backend, DocumentSink, Receipt, RowSink, SinkError, TlsConfig};
 use tokio_util::sync::CancellationToken;
@@ -51,20 +47,12 @@ impl Remote {
 
     fn config(&self, mode: LayoutMode) -> GitConfig {
         GitConfig {
-            sink: sink_key("git-audit"),
-            kind: SinkType::Git,
             cluster: Cluster::new("west"),
-            endpoint: self.server.url(&self.repository),
-            branch: None,
-            push: PushPolicy::Commit,
             credentials: Credentials::Basic { user: USER.to_owned(), password: Secret::new(TOKEN) },
-            challenge: Challenge::Awaited,
             tls: TlsConfig { ca_pem: Some(self.server.ca_pem().into_bytes()), ..TlsConfig::default() },
-            depth: NonZeroU32::MIN,
-            author: Author::default(),
-            message: MessageTemplate::default(),
             layout: LayoutSpec { mode: Some(mode), cluster: Cluster::new("west"), ..LayoutSpec::default() },
             prune: true,
+            ..GitConfig::new(sink_key("git-audit"), self.server.url(&self.repository))
         }
     }
 

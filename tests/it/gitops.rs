@@ -4,13 +4,17 @@
 //! Every inventory here writes three places: a table, one document, and a file per row.
 
 mod access;
+mod fleet;
 mod interval;
 mod leaving;
+mod ledger;
 mod restart;
+mod ssh;
 mod unknown;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
 use kollect::lab::Operator;
@@ -30,8 +34,9 @@ const DOCUMENT: &str = "all.yaml";
 /// A job with two repositories beside its table.
 struct Bench {
     job: Job,
-    repositories: Repositories,
-    server: HttpServer,
+    cluster: &'static str,
+    repositories: Arc<Repositories>,
+    server: Arc<HttpServer>,
     /// Has a document of all rows.
     document: Repository,
     /// Has a file for each row.
@@ -41,12 +46,22 @@ struct Bench {
 impl Bench {
     async fn new(name: &str) -> Option<Self> {
         let job = Job::new(name).await?;
-        let repositories = Repositories::new().unwrap();
-        let server = HttpServer::start(&repositories, Scheme::Https).unwrap();
+        let repositories = Arc::new(Repositories::new().unwrap());
+        let server = Arc::new(HttpServer::start(&repositories, Scheme::Https).unwrap());
         server.require_login(USER, TOKEN).unwrap();
         let document = repositories.create("document").unwrap();
         let tree = repositories.create("tree").unwrap();
-        let bench = Self { job, repositories, server, document, tree };
+        let bench = Self { job, cluster: "test", repositories, server, document, tree };
+        bench.job.apply(&bench.manifests()).unwrap();
+        Some(bench)
+    }
+
+    /// Returns a bench of another cluster that writes the same repositories.
+    async fn beside(&self, name: &str, cluster: &'static str) -> Option<Self> {
+        let job = Job::new(name).await?;
+        let (repositories, server) = (self.repositories.clone(), self.server.clone());
+        let bench =
+            Self { job, cluster, repositories, server, document: self.document.clone(), tree: self.tree.clone() };
         bench.job.apply(&bench.manifests()).unwrap();
         Some(bench)
     }
@@ -64,7 +79,7 @@ impl Bench {
 
     /// What a git sink needs beside [`Job::manifests`], and an inventory that names all three sinks.
     fn manifests(&self) -> String {
-        let namespace = self.job.namespace();
+        let (namespace, cluster) = (self.job.namespace(), self.cluster);
         let ca = self.server.ca_pem().replace('\n', "\n    ");
         format!(
             r"{}
@@ -89,8 +104,8 @@ spec:
   snapshotSinkRefs: [{{name: document}}, {{name: tree}}]
 ",
             self.secret(TOKEN),
-            self.sink("document", "type: git, cluster: test", &self.document),
-            self.sink("tree", "type: git, cluster: test, layout: {mode: perResource}", &self.tree),
+            self.sink("document", &format!("type: git, cluster: {cluster}"), &self.document),
+            self.sink("tree", &format!("type: git, cluster: {cluster}, layout: {{mode: perResource}}"), &self.tree),
         )
     }
 
@@ -113,7 +128,7 @@ spec:
 
     /// Where the operator has its mirrors.
     fn mirrors(&self) -> PathBuf {
-        self.repositories.dir().join("mirrors")
+        self.repositories.dir().join(format!("mirrors-{}", self.cluster))
     }
 
     fn options(&self) -> OperatorOptions {
@@ -205,15 +220,21 @@ spec:
         Ok(lines)
     }
 
+    /// Returns the items of all files, ascending.
+    fn all_items(repository: &Repository) -> Result<Vec<String>> {
+        let mut all = Vec::new();
+        for (path, text) in Self::files(repository)? {
+            all.extend(items(&text).with_context(|| path)?);
+        }
+        all.sort();
+        Ok(all)
+    }
+
     /// Compares document and tree with the cluster, by UID, name and image.
     fn compare(&self) -> Result<()> {
         let want = self.objects()?;
         for repository in self.both() {
-            let mut have = Vec::new();
-            for (path, text) in Self::files(repository)? {
-                have.extend(items(&text).with_context(|| path)?);
-            }
-            have.sort();
+            let have = Self::all_items(repository)?;
             let name = repository.name();
             ensure!(want == have, "{} objects, {} items in {name}", want.len(), have.len());
         }
@@ -237,6 +258,23 @@ spec:
             })
         });
         synced.await.unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", self.job.describe(), operator.log_tail(20)));
+    }
+
+    /// Lets a person edit a file of ours in each repository, and an audit undo that and nothing else.
+    async fn hand_edits_are_undone(&self, load: &Load) {
+        let document = format!("inventory/{}/{DOCUMENT}", self.job.namespace());
+        let edited = [(&self.document, document), (&self.tree, Self::path(load, 0))];
+        for (repository, path) in &edited {
+            repository.human("ann", BRANCH).unwrap().edit(path, "edited: true\n", "edit").unwrap();
+        }
+        let before = self.both().map(|repository| Self::log(repository).len());
+        self.job.annotate("kinv/all", "kollect.dev/audit-now=edited");
+        self.equals_the_cluster().await;
+        for ((repository, path), before) in edited.iter().zip(before) {
+            let log = Self::log(repository);
+            assert_eq!(log.len(), before + 1, "{log:?}");
+            assert_eq!(&touched(repository, &log[0].id), std::slice::from_ref(path));
+        }
     }
 
     fn set_image(&self, (namespace, name): &(String, String), image: &str) {
@@ -335,6 +373,7 @@ async fn a_change_is_one_commit_that_touches_one_file_and_no_change_is_no_reques
     assert!(!Bench::paths(&bench.tree).unwrap().contains(&Bench::path(&load, 4)));
     bench.has_owners(&bench.document, &["test/NS/all"]).await;
     bench.has_owners(&bench.tree, &["test/NS/all"]).await;
+    bench.hand_edits_are_undone(&load).await;
     bench.synced(&operator).await;
 
     // Silence: what works is neither asked nor written.

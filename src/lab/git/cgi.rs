@@ -32,7 +32,7 @@ pub(super) struct Backend {
     child: Child,
     output: BufReader<ChildStdout>,
     // Owns the task that carries the request's body.
-    _feed: JoinSet<()>,
+    feed: JoinSet<()>,
 }
 
 impl Backend {
@@ -72,7 +72,7 @@ impl Backend {
         let output = BufReader::new(child.stdout.take().context("git http-backend has no output")?);
         let mut tasks = JoinSet::new();
         tasks.spawn(feed(body, input, limit));
-        Ok(Self { child, output, _feed: tasks })
+        Ok(Self { child, output, feed: tasks })
     }
 
     /// Returns its answer, whose body comes as git writes it.
@@ -112,6 +112,8 @@ async fn next_chunk(mut backend: Backend) -> Option<(std::io::Result<Bytes>, Bac
         Ok(0) => {
             // What it did is on disk by now; how it ended, it has said itself.
             let _ = backend.child.wait().await;
+            // A connection that is closed while the client still sends takes the answer along.
+            while backend.feed.join_next().await.is_some() {}
             None
         }
         Ok(read) => {

@@ -67,6 +67,12 @@ impl Repository {
         Ok(this)
     }
 
+    /// Returns a repository that is there already.
+    pub fn open(path: &Path) -> Self {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        Self { name, path: path.to_owned() }
+    }
+
     /// Returns its name, without `.git`.
     pub fn name(&self) -> &str {
         &self.name

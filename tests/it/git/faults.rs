@@ -292,7 +292,9 @@ async fn a_full_disk_of_the_server_is_tried_again() {
     let paper = Paper { sink: documents(&remote.life("us"), &remote.config(LayoutMode::Document)), remote };
     paper.reads(0, 1).await;
     let error = paper.sink.publish(&document(noise())).await.unwrap_err();
-    assert_eq!(error.class(), Class::Transient, "{}", kollect::error::chain(&error));
+    let text = kollect::error::chain(&error);
+    assert_eq!(error.class(), Class::Transient, "{text}");
+    assert!(text.contains("unpacker error") && text.contains("No space left on device"), "{text}");
     // The server tidies up.
     let objects = paper.remote.repository.path().join("objects");
     for entry in std::fs::read_dir(objects).unwrap().map(Result::unwrap) {

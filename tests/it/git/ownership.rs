@@ -5,7 +5,7 @@ use std::sync::Arc;
 use kollect::api::v1alpha1::sink::{Format, LayoutMode};
 use kollect::error::{Class, Classify as _};
 use kollect::export::Scope;
-use kollect::lab::git::Human;
+use kollect::lab::git::{Human, Refusal};
 use kollect::sinks::contract::{mend, scope};
 use kollect::sinks::{Audit, RowSink};
 
@@ -61,6 +61,24 @@ async fn a_hand_edit_is_undone_and_a_deleted_file_comes_back() {
     assert!(written.remote.content(API).contains("ghcr.io/acme/api:1.4.2"));
     assert_eq!(written.remote.content("docs/a"), "a\n");
     assert_eq!(written.remote.content("README.md"), "all mine\n");
+}
+
+#[tokio::test]
+async fn a_hand_edit_is_undone_by_an_audit_where_refs_are_refused() {
+    let remote = Remote::new("listed");
+    remote.repository.refuse(&Refusal::OwnershipRefs, "no such refs here").unwrap();
+    let (sink, scope) = (rows(&remote.life("us"), &remote.config(LayoutMode::PerResource)), apps());
+    bring(&sink, &scope, &examples()).await.unwrap();
+    remote.human("ann").edit(API, "edited: true\n", "edit").unwrap();
+    let commits = remote.commits();
+    for _ in 0..2 {
+        // The list has paths alone, so that the contents are compared each time.
+        assert_eq!(sink.audit(&scope).await.unwrap(), Audit::Drifted);
+        mend(&sink, &scope, &examples()).await.unwrap();
+        assert!(remote.content(API).contains("ghcr.io/acme/api:1.4.2"));
+        assert_eq!(remote.commits(), commits + 1);
+    }
+    remote.check();
 }
 
 #[tokio::test]

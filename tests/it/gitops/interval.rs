@@ -1,5 +1,6 @@
 //! `exportMinInterval` on a reference: commits at that pace, while the other sink of the inventory stays fresh.
 
+use kollect::lab::Operator;
 use kollect::lab::load::Load;
 use tokio::time::{Duration, Instant};
 
@@ -43,6 +44,33 @@ async fn commits_keep_their_interval_under_churn_while_the_table_stays_fresh_and
         assert!(times.windows(2).all(|pair| pair[1] - pair[0] >= INTERVAL - 1), "{times:?}");
         assert!((3..=most).contains(&times.len()), "{} commits in {:?}", times.len(), start.elapsed());
     }
+    restarts_do_not_shorten_it(&bench, operator).await.terminate().await.unwrap();
     bench.is_sound();
-    operator.terminate().await.unwrap();
+}
+
+/// Kills the operator twice, with a change each time, in the hour after a commit.
+async fn restarts_do_not_shorten_it(bench: &Bench, mut operator: Operator) -> Operator {
+    let (job, load) = (&bench.job, Job::load(1, 10));
+    job.patch(
+        "kinv/all",
+        r#"{"spec":{"snapshotSinkRefs":[{"name":"document","exportMinInterval":"1h"},
+            {"name":"tree","exportMinInterval":"1h"}]}}"#,
+    );
+    job.condition("kinv/all", "Synced", "Exported").await;
+    bench.synced(&operator).await;
+    let refs = bench.refs();
+    for round in 0..2 {
+        operator.kill9().await.unwrap();
+        bench.set_image(&load.object(round), &format!("restarted:{round}"));
+        operator = bench.operator().await;
+        job.equals_the_cluster().await;
+        bench.synced(&operator).await;
+        job.condition("kinv/all", "Synced", "Debounced").await;
+        assert_eq!(bench.refs(), refs, "round {round}");
+    }
+    let before = bench.both().map(|repository| Bench::log(repository).len());
+    job.annotate("kinv/all", "kollect.dev/export-now=1");
+    bench.equals_the_cluster().await;
+    assert_eq!(bench.both().map(|repository| Bench::log(repository).len()), before.map(|length| length + 1));
+    operator
 }

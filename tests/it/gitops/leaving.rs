@@ -37,6 +37,8 @@ async fn what_is_left_in_a_repository_is_cleaned_up() {
     bench.equals_the_cluster().await;
     job.places(3).await;
 
+    another_sink_takes_over(&bench).await;
+
     // No reference any more; and back again.
     job.patch("kinv/all", r#"{"spec":{"snapshotSinkRefs":[]}}"#);
     for repository in bench.both() {
@@ -70,6 +72,27 @@ async fn what_is_left_in_a_repository_is_cleaned_up() {
     assert_eq!(bench.both().map(|repository| Bench::log(repository).len()), before);
     bench.is_sound();
     operator.terminate().await.unwrap();
+}
+
+/// Names a second sink of the same branch that would lay the inventory out in another way: it has to wait for the first
+/// one, and for no longer than that.
+async fn another_sink_takes_over(bench: &Bench) {
+    let (job, before) = (&bench.job, Bench::paths(&bench.tree).unwrap());
+    let twin = "type: git, cluster: renamed, layout: {mode: perResource, pathTemplate: 'twin/{sourceName}{extension}'}";
+    job.apply(&bench.sink("twin", twin, &bench.tree)).unwrap();
+    let refs = |names: &str| format!(r#"{{"spec":{{"snapshotSinkRefs":[{{"name":"document"}},{names}]}}}}"#);
+    job.patch("kinv/all", &refs(r#"{"name":"tree"},{"name":"twin"}"#));
+    let message = job.condition("kinv/all", "Synced", "PartiallySynced").await;
+    assert!(message.contains("snapshot/twin: sink snapshot/"), "{message}");
+    bench.has_paths(&bench.tree, &before).await;
+    job.patch("kinv/all", &refs(r#"{"name":"twin"}"#));
+    let paths: Vec<String> = before.iter().map(|path| format!("twin/{}", path.rsplit('/').next().unwrap())).collect();
+    bench.has_paths(&bench.tree, &paths).await;
+    job.places(3).await;
+    job.patch("kinv/all", &refs(r#"{"name":"tree"}"#));
+    bench.has_paths(&bench.tree, &before).await;
+    bench.equals_the_cluster().await;
+    job.condition("kinv/all", "Ready", "Exported").await;
 }
 
 #[tokio::test]

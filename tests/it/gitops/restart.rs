@@ -53,8 +53,36 @@ async fn another_process_writes_what_changed_while_nobody_looked_and_nothing_els
         bench.has_owners(repository, &[]).await;
     }
     job.rows(0).await;
+    sweeps_what_has_no_finalizer(&bench, operator).await.terminate().await.unwrap();
     bench.is_sound();
+}
+
+/// Deletes an inventory, finalizer and all, while nobody looks: another one that writes to the same branch brings that to
+/// light. Nobody looks after a branch to which no inventory writes any more.
+async fn sweeps_what_has_no_finalizer(bench: &Bench, operator: Operator) -> Operator {
+    let (job, namespace) = (&bench.job, bench.job.namespace());
+    let elsewhere =
+        "type: git, cluster: test, layout: {mode: perResource, pathTemplate: 'other/{sourceName}{extension}'}";
+    let other = format!(
+        "{}---\n{}---\napiVersion: kollect.dev/v1alpha1\nkind: KollectInventory\n\
+         metadata: {{name: other, namespace: {namespace}}}\nspec: {{exportMinInterval: 0s, snapshotSinkRefs: [{{name: other}}]}}\n",
+        bench.manifests(),
+        bench.sink("other", elsewhere, &bench.tree)
+    );
+    job.apply(&other).unwrap();
+    bench.has_owners(&bench.tree, &["test/NS/all", "test/NS/other"]).await;
+    bench.has_owners(&bench.document, &["test/NS/all"]).await;
+    job.condition("kinv/other", "Ready", "Exported").await;
     operator.terminate().await.unwrap();
+    job.patch("kinv/all", r#"{"metadata":{"finalizers":null}}"#);
+    job.kubectl(&["-n", namespace, "delete", "kinv/all"]);
+    job.annotate("kinv/other", "kollect.dev/audit-now=1");
+    let operator = bench.operator().await;
+    bench.has_owners(&bench.tree, &["test/NS/other"]).await;
+    let paths = Bench::paths(&bench.tree).unwrap();
+    assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with("other/")), "{paths:?}");
+    bench.has_owners(&bench.document, &["test/NS/all"]).await;
+    operator
 }
 
 #[tokio::test]

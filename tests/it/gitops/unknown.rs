@@ -75,6 +75,44 @@ async fn a_kind_that_may_not_be_listed_keeps_its_files_and_holds_up_the_document
         .await;
     bench.synced(&operator).await;
     assert!(Bench::paths(&bench.tree).unwrap().contains(&robot));
+    operator.terminate().await.unwrap();
+
+    // A process with less patience writes it without the account, says so, and puts that in once it can.
+    job.kubectl(&["delete", "clusterrolebinding", "accounts"]);
+    bench.set_image(&load.object(2), "changed:2");
+    let operator = job.ground.start_operator(&bench.options().arg("--unknown-grace=3s")).await;
+    written_without_the_account(&bench).await;
+    assert!(Bench::paths(&bench.tree).unwrap().contains(&robot));
+    job.kubectl(&grant);
+    bench
+        .becomes("the document of all rows again", || {
+            let text = Bench::files(&bench.document)?.into_values().collect::<String>();
+            ensure!(text.contains("changed:2") && text.contains("robot"), "{text}");
+            let said = job.status("kinv/all").to_string();
+            ensure!(!said.contains("written without"), "{said}");
+            Ok(())
+        })
+        .await;
+    bench.synced(&operator).await;
     bench.is_sound();
     operator.terminate().await.unwrap();
+}
+
+/// Waits until the document has all but the account, and the status names that.
+async fn written_without_the_account(bench: &Bench) {
+    bench
+        .becomes("a document without the account, and what it lacks", || {
+            let text = Bench::files(&bench.document)?.into_values().collect::<String>();
+            ensure!(text.contains("changed:2") && !text.contains("robot"), "{text}");
+            let status = bench.job.status("kinv/all");
+            let exports = status["sinkExports"].as_array().cloned().unwrap_or_default();
+            let document = exports.iter().find(|export| export["name"] == "snapshot/document");
+            let said = document.context("no export")?["conditions"].to_string();
+            for message in [said, status["conditions"].to_string()] {
+                let lacks = "written without what was never listed: target \\\"accounts\\\"";
+                ensure!(message.contains(lacks), "{message}");
+            }
+            Ok(())
+        })
+        .await;
 }
