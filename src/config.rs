@@ -56,8 +56,34 @@ pub enum ApiAccess {
 pub struct Servers {
     /// `/healthz` and `/readyz`.
     pub health: Option<BindAddress>,
-    /// `/metrics`, plain HTTP.
-    pub metrics: Option<BindAddress>,
+    /// `/metrics`.
+    pub metrics: Option<MetricsServer>,
+    /// `/debug/pprof/`.
+    pub pprof: Option<BindAddress>,
+}
+
+/// The server of `/metrics`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MetricsServer {
+    /// Where it listens.
+    pub address: BindAddress,
+    /// The certificate of HTTPS, behind which only those may read whom the API server permits it; `None` is plain HTTP
+    /// for everybody.
+    pub secure: Option<ServingPair>,
+}
+
+/// Where the certificate of a server of ours comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServingPair {
+    /// Made at start, and signed by itself.
+    SelfSigned,
+    /// PEM files, read again when they change.
+    Files {
+        /// The certificate, with what leads to its authority.
+        certificate: PathBuf,
+        /// Its key.
+        key: PathBuf,
+    },
 }
 
 /// Log lines.
@@ -326,7 +352,13 @@ impl Config {
             api,
             servers: Servers {
                 health: address(args.health_probe_bind_address),
-                metrics: address(args.metrics_bind_address),
+                metrics: address(args.metrics_bind_address).map(|address| MetricsServer {
+                    address,
+                    secure: args.metrics_secure.then(|| {
+                        serving_pair(&args.metrics_cert_path, &args.metrics_cert_name, &args.metrics_cert_key)
+                    }),
+                }),
+                pprof: address(args.pprof_bind_address).filter(|_| args.enable_pprof),
             },
             logging,
             collection: Collection {
@@ -419,17 +451,10 @@ fn mirrors(environment: &Environment) -> Mirrors {
 
 fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
     let remove = "remove the flag";
-    let metrics = matches!(args.metrics_bind_address, Bind::At(_));
     [
-        (args.enable_pprof, "--enable-pprof", remove),
         (args.inventory_http_enabled, "--inventory-http-enabled", remove),
         (args.tenant_mode, "--tenant-mode", remove),
         (args.enable_http2, "--enable-http2", remove),
-        (
-            metrics && args.metrics_secure,
-            "--metrics-secure",
-            "add --metrics-secure=false to serve metrics in plain HTTP",
-        ),
         (
             args.validating_webhooks_enabled == Some(true),
             "--validating-webhooks-enabled",
@@ -482,6 +507,14 @@ fn address(bind: Bind) -> Option<BindAddress> {
         Bind::Off => None,
         Bind::At(address) => Some(address),
     }
+}
+
+fn serving_pair(directory: &str, certificate: &str, key: &str) -> ServingPair {
+    if directory.is_empty() {
+        return ServingPair::SelfSigned;
+    }
+    let directory = Path::new(directory);
+    ServingPair::Files { certificate: directory.join(certificate), key: directory.join(key) }
 }
 
 fn store_budget(budget: Budget, memory_limit: Option<u64>) -> Option<ByteSize> {

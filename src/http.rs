@@ -1,24 +1,37 @@
-//! Servers of our own: probes and metrics, plain HTTP/1.1.
+//! Servers of our own: probes and profiles in plain HTTP/1.1, metrics over TLS.
 //!
 //! A server is bound first, so that a wrong address stops the start-up with a message, and serves until its token is
-//! cancelled. Then it takes no more connections and gives those in hand [`DRAIN`] to end.
+//! cancelled. Then it takes no more connections and gives those in hand [`DRAIN`] to end. Requests are read for [`HEAD`] at
+//! most, and have no bodies.
 
+pub mod auth;
 pub mod health;
 pub mod metrics;
+pub mod pprof;
+mod timely;
+pub mod tls;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::serve::Listener;
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use self::timely::Timely;
 use crate::config::BindAddress;
+use crate::metrics::Metrics;
+use tls::{Places, Serving, TlsError};
 
 /// How long requests in hand may take after the end was called.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// How long the head of a request may take.
+const HEAD: Duration = Duration::from_secs(10);
 
 /// What a server could not do.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +46,15 @@ pub enum HttpError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// The serving pair cannot be used.
+    #[error("failed to load the serving certificate (--{flag})")]
+    Certificate {
+        /// The flag that named the directory.
+        flag: &'static str,
+        /// What is wrong with it.
+        #[source]
+        source: TlsError,
     },
     /// Accepting connections failed for good.
     #[error("failed to serve on {address}")]
@@ -51,6 +73,7 @@ pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
     router: Router,
+    tls: Option<(Serving, Arc<Places>)>,
 }
 
 impl Server {
@@ -61,7 +84,13 @@ impl Server {
         let wrong = |source| HttpError::Bind { flag, address: address.clone(), source };
         let listener = listen(address).await.map_err(wrong)?;
         let local = listener.local_addr().map_err(wrong)?;
-        Ok(Self { listener, address: local, router })
+        Ok(Self { listener, address: local, router, tls: None })
+    }
+
+    /// Speaks TLS with this pair and nothing else; `metrics` show how many connections are open.
+    #[must_use]
+    pub fn over_tls(self, serving: Serving, metrics: &Metrics) -> Self {
+        Self { tls: Some((serving, Places::new(metrics))), ..self }
     }
 
     /// Returns the address in use: with port 0 asked for, the port that was found.
@@ -71,17 +100,35 @@ impl Server {
 
     /// Answers until `stop` is cancelled.
     pub async fn serve(self, stop: CancellationToken) -> Result<(), HttpError> {
-        let address = self.address;
-        let serving = axum::serve(self.listener, self.router).with_graceful_shutdown(stop.clone().cancelled_owned());
-        let deadline = async {
-            stop.cancelled().await;
-            sleep(DRAIN).await;
+        let Self { listener, address, router, tls } = self;
+        let served = match tls {
+            None => answer(Timely::new(listener, HEAD), router, &stop).await,
+            Some((serving, places)) => {
+                let listener = serving.listen(listener, &places);
+                tokio::select! {
+                    served = answer(listener, router, &stop) => served,
+                    never = serving.renew() => match never {},
+                }
+            }
         };
-        tokio::select! {
-            served = serving.into_future() => served.map_err(|source| HttpError::Serve { address, source }),
-            // Whoever still talks to us is cut off.
-            () = deadline => Ok(()),
-        }
+        served.map_err(|source| HttpError::Serve { address, source })
+    }
+}
+
+/// Answers until `stop` is cancelled, and a little longer for those in hand.
+async fn answer<L>(listener: L, router: Router, stop: &CancellationToken) -> io::Result<()>
+where
+    L: Listener<Addr = SocketAddr>,
+{
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let deadline = async {
+        stop.cancelled().await;
+        sleep(DRAIN).await;
+    };
+    tokio::select! {
+        served = serving.into_future() => served,
+        // Whoever still talks to us is cut off.
+        () = deadline => Ok(()),
     }
 }
 

@@ -8,7 +8,7 @@ mod declare;
 mod labels;
 mod scrape;
 
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use prometheus::process_collector::ProcessCollector;
@@ -38,9 +38,9 @@ pub struct Metrics {
     pub dispatch_seconds: Histogram,
     /// Rows in the inventory that was last reconciled.
     pub inventory_rows: IntGauge,
-    /// Documents and messages of 1 MiB and more.
+    /// Exports of inventories with 1 MiB of rows and more, and reminders of it.
     pub spill_warnings: IntCounter,
-    /// Inventories of 1,800 rows and more, per reconcile.
+    /// Exports of inventories of 1,800 rows and more, and reminders of it.
     pub shard_warnings: IntCounter,
     /// Rows in which U+0000 was replaced.
     pub rows_sanitized: IntCounter,
@@ -67,6 +67,16 @@ pub struct Metrics {
     labeled_series_capped: IntCounterVec,
     api_requests: IntCounterVec,
     leader: IntGaugeVec,
+    api_host: OnceLock<String>,
+    framework: Framework,
+}
+
+/// Names under which dashboards know the same numbers from other operators.
+struct Framework {
+    reconciles: IntCounterVec,
+    reconcile_errors: IntCounterVec,
+    queued: IntGaugeVec,
+    requests: IntCounterVec,
 }
 
 /// A page could not be written.
@@ -77,9 +87,9 @@ pub struct EncodeError(#[source] prometheus::Error);
 /// Counters of one watched resource, held by its streams so that an event costs no lookup.
 #[derive(Debug, Clone)]
 pub struct ResourceCounters {
-    /// Objects delivered again with the version that is known.
+    /// Objects that a list brought once more and that changed nothing.
     pub resyncs: IntCounter,
-    /// Objects outside the effective namespaces of a target, once per target.
+    /// Objects outside the namespaces of a target, once per target.
     pub mismatches: IntCounter,
 }
 
@@ -120,12 +130,12 @@ impl Metrics {
             resyncs: declare.counters(
                 "kollect_informer_resync_dispatches_total",
                 resource,
-                "Objects delivered again by a re-list with the version that is known",
+                "Objects that a list brought once more and that changed nothing",
             ),
             mismatches: declare.counters(
                 "kollect_collect_namespace_mismatch_total",
                 resource,
-                "Objects outside the effective namespaces of a target, once per target",
+                "Objects that a stream over all namespaces brought for a target which does not collect there",
             ),
             inventory_rows: declare
                 .gauge("kollect_inventory_items_total", "Rows in the inventory that was last reconciled"),
@@ -165,11 +175,11 @@ impl Metrics {
             ),
             spill_warnings: declare.counter(
                 "kollect_export_spill_warn_total",
-                "Documents and messages of 1 MiB and more",
+                "Exports of inventories with 1 MiB of rows and more, and every ten minutes for as long as they are so large",
             ),
             shard_warnings: declare.counter(
                 "kollect_export_shard_warn_total",
-                "Reconciles of inventories of 1,800 rows and more",
+                "Exports of inventories of 1,800 rows and more, and every ten minutes for as long as they are so large",
             ),
             freshness_seconds: declare.histograms(
                 "kollect_freshness_seconds",
@@ -210,7 +220,7 @@ impl Metrics {
             access_cache: declare.counters(
                 "kollect_access_cache_total",
                 &["result"],
-                "Questions about access: a hit was answered by an earlier list, a miss asked the API server",
+                "Decisions on who may read `/metrics`: a hit was remembered, a miss asked the API server",
             ),
             labeled_series_capped: declare.counters(
                 "kollect_custom_resource_labeled_series_capped_total",
@@ -220,13 +230,33 @@ impl Metrics {
             api_requests: declare.counters(
                 "kollect_api_requests_total",
                 &["verb", "resource", "code"],
-                "Requests to the API server by status code; `none` when there was no answer",
+                "Requests to the API server for collected objects, statuses, Events, leases and reviews; the code is `none` \
+                 when there was no answer",
             ),
             leader: declare.gauges(
                 "leader_election_master_status",
                 &["name"],
                 "1 while this process holds the lease of that name, 0 while another does; absent without election",
             ),
+            api_host: OnceLock::new(),
+            framework: Framework {
+                reconciles: declare.counters(
+                    "controller_runtime_reconcile_total",
+                    &["controller", "result"],
+                    "The same as `kollect_reconcile_total`, with the results `success` and `error`",
+                ),
+                reconcile_errors: declare.counters(
+                    "controller_runtime_reconcile_errors_total",
+                    &["controller"],
+                    "Failed reconciles",
+                ),
+                queued: declare.gauges("workqueue_depth", &["name"], "Objects that wait to be reconciled"),
+                requests: declare.counters(
+                    "rest_client_requests_total",
+                    &["code", "method", "host"],
+                    "The same requests as in `kollect_api_requests_total`; the code is `<error>` when there was no answer",
+                ),
+            },
             registry: declare.registry,
             families: declare.families,
         }
@@ -237,9 +267,12 @@ impl Metrics {
         for controller in Controller::ALL {
             let name = controller.as_str();
             self.workqueue_depth.with_label_values(&[name]);
+            self.framework.queued.with_label_values(&[name]);
+            self.framework.reconcile_errors.with_label_values(&[name]);
             self.reconcile_seconds.with_label_values(&[name]);
             for outcome in Outcome::ALL {
                 self.reconciles.with_label_values(&[name, outcome.as_str()]);
+                self.framework.reconciles.with_label_values(&[name, framework_result(*outcome)]);
             }
             for class in [Class::Transient, Class::Terminal, Class::Forbidden] {
                 self.reconcile_errors.with_label_values(&[controller.kind(), class.as_str()]);
@@ -332,6 +365,12 @@ impl Metrics {
         Reconciling { metrics: self, controller, since: Instant::now() }
     }
 
+    /// Says how many objects wait to be reconciled.
+    pub fn queued(&self, controller: Controller, objects: usize) {
+        let objects = i64::try_from(objects).unwrap_or(i64::MAX);
+        self.framework.queued.with_label_values(&[controller.as_str()]).set(objects);
+    }
+
     /// Counts a delivery, whatever came of it.
     pub fn delivered(&self, sink: SinkType, elapsed: Duration, payload_bytes: u64) {
         self.export_seconds.with_label_values(&[sink.as_str()]).observe(elapsed.as_secs_f64());
@@ -403,10 +442,18 @@ impl Metrics {
         self.leader.with_label_values(&[lease]).set(1);
     }
 
+    /// Says where the API server is, once.
+    pub fn api_server(&self, host: &str) {
+        let _ = self.api_host.set(host.to_owned()); // a process has one
+    }
+
     /// Counts a request to the API server; `code` is `None` when there was no answer.
     pub fn api_request(&self, verb: Verb, resource: &str, code: Option<u16>) {
-        let code = code.map_or_else(|| "none".to_owned(), |code| code.to_string());
-        self.api_requests.with_label_values(&[verb.as_str(), resource, code.as_str()]).inc();
+        let code = code.map(|code| code.to_string());
+        let host = self.api_host.get().map_or("", String::as_str);
+        let answer = code.as_deref();
+        self.api_requests.with_label_values(&[verb.as_str(), resource, answer.unwrap_or("none")]).inc();
+        self.framework.requests.with_label_values(&[answer.unwrap_or("<error>"), verb.method(), host]).inc();
     }
 }
 
@@ -439,6 +486,10 @@ impl Reconciling<'_> {
     fn ended(&self, outcome: Outcome) {
         let name = self.controller.as_str();
         self.metrics.reconciles.with_label_values(&[name, outcome.as_str()]).inc();
+        self.metrics.framework.reconciles.with_label_values(&[name, framework_result(outcome)]).inc();
+        if outcome == Outcome::Failure {
+            self.metrics.framework.reconcile_errors.with_label_values(&[name]).inc();
+        }
         self.metrics.reconcile_seconds.with_label_values(&[name]).observe(self.since.elapsed().as_secs_f64());
     }
 }
@@ -446,6 +497,14 @@ impl Reconciling<'_> {
 impl Drop for Reconciling<'_> {
     fn drop(&mut self) {
         self.metrics.workqueue_depth.with_label_values(&[self.controller.as_str()]).dec();
+    }
+}
+
+/// Returns what other operators call an outcome.
+const fn framework_result(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Success => "success",
+        Outcome::Failure => "error",
     }
 }
 

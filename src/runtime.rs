@@ -13,6 +13,8 @@
 //! queues and no connections to sinks. A lease that is lost ends the process without an order: nothing is drained, since
 //! another replica may be writing already.
 
+mod allocator;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,11 +25,14 @@ use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::config::{ApiAccess, Config, Mirrors, Permission, Servers};
+use self::allocator::Allocator;
+use crate::config::{ApiAccess, Config, MetricsServer, Mirrors, Permission, Servers};
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
+use crate::http::auth::Gate;
 use crate::http::health::Readiness;
+use crate::http::tls::Serving;
 use crate::http::{self, HttpError, Server};
 use crate::lease::{self, Candidate};
 use crate::metrics::Metrics;
@@ -47,6 +52,9 @@ use crate::watch::{Bounds, Settings, WatchSet};
 const READ_TIMEOUT: Duration = Duration::from_secs(330);
 /// Connecting to the API server, and its first answer, take no longer.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The flag that says where metrics are served.
+const METRICS_FLAG: &str = "metrics-bind-address";
 
 /// Where the lease is when nothing names a namespace.
 const HOME: &str = "kollect-system";
@@ -77,10 +85,13 @@ pub enum RuntimeError {
 /// Everything that ends the operator by itself.
 pub async fn run(config: Config, metrics: Arc<Metrics>, stop: CancellationToken) -> Result<(), RuntimeError> {
     let readiness = Readiness::new();
+    let allocator = Arc::new(Allocator);
+    metrics.read_from(&allocator);
     // The servers outlive the work, so that the end can be observed.
     let serving = CancellationToken::new();
-    let mut servers = serve(&config.servers, &metrics, &readiness, &serving).await?;
     let cluster = connect(&config.api).await?;
+    metrics.api_server(&cluster.host);
+    let mut servers = serve(&config.servers, &cluster.client, &metrics, &readiness, &serving).await?;
     readiness.ready();
     let working = stop.child_token();
     let verdict = {
@@ -113,7 +124,7 @@ async fn lead(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
-    let Cluster { client, namespace } = cluster;
+    let Cluster { client, namespace, .. } = cluster;
     let Some(election) = &config.election else {
         return work(config, client, metrics, Right::default(), stop).await;
     };
@@ -253,6 +264,8 @@ fn settings(config: &Config, server_minor: u32) -> Settings {
 struct Cluster {
     client: kube::Client,
     namespace: String,
+    /// Host and port.
+    host: String,
 }
 
 /// Makes a client from the kubeconfig or the service account. Home is the namespace of the pod or of the kubeconfig's
@@ -278,8 +291,9 @@ async fn connect(access: &ApiAccess) -> Result<Cluster, RuntimeError> {
     };
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
+    let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
     let client = kube::Client::try_from(config).map_err(|error| failed(error.into()))?;
-    Ok(Cluster { client, namespace })
+    Ok(Cluster { client, namespace, host })
 }
 
 /// Returns the namespace that the current context names.
@@ -317,22 +331,46 @@ async fn ask(client: &kube::Client) -> Result<(String, u32), kube::Error> {
 /// Starts the servers that have an address.
 async fn serve(
     servers: &Servers,
+    client: &kube::Client,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<JoinSet<Result<(), HttpError>>, RuntimeError> {
     let mut tasks = JoinSet::new();
-    let wanted = [
-        ("health-probe-bind-address", &servers.health, http::health::router(readiness.clone())),
-        ("metrics-bind-address", &servers.metrics, http::metrics::router(metrics.clone())),
-    ];
-    for (flag, address, router) in wanted {
-        let Some(address) = address else { continue };
-        let server = Server::bind(flag, address, router).await?;
+    let mut start = |flag: &str, server: Server| {
         info!(flag, address = %server.address(), "listening");
+        tasks.spawn(server.serve(stop.clone()));
+    };
+    if let Some(address) = &servers.health {
+        let flag = "health-probe-bind-address";
+        start(flag, Server::bind(flag, address, http::health::router(readiness.clone())).await?);
+    }
+    if let Some(wanted) = &servers.metrics {
+        start(METRICS_FLAG, metrics_server(wanted, client, metrics).await?);
+    }
+    if let Some(address) = &servers.pprof {
+        let server = Server::bind("pprof-bind-address", address, http::pprof::router(stop.clone())).await?;
+        info!(bindAddress = %server.address(), "pprof enabled");
         tasks.spawn(server.serve(stop.clone()));
     }
     Ok(tasks)
+}
+
+/// Makes the server of the metrics, open or behind TLS and the API server's word.
+async fn metrics_server(
+    wanted: &MetricsServer,
+    client: &kube::Client,
+    metrics: &Arc<Metrics>,
+) -> Result<Server, HttpError> {
+    let address = &wanted.address;
+    let Some(pair) = &wanted.secure else {
+        return Server::bind(METRICS_FLAG, address, http::metrics::open(metrics.clone())).await;
+    };
+    let flag = "metrics-cert-path";
+    let serving = Serving::load(pair).await.map_err(|source| HttpError::Certificate { flag, source })?;
+    let gate = Gate::new(client.clone(), http::metrics::PATH, metrics.clone());
+    let server = Server::bind(METRICS_FLAG, address, http::metrics::guarded(metrics.clone(), gate)).await?;
+    Ok(server.over_tls(serving, metrics))
 }
 
 fn flatten(ended: Result<Result<(), HttpError>, JoinError>) -> Result<(), RuntimeError> {

@@ -37,7 +37,7 @@ use crate::store::Store;
 use api::{Extent, KubeApi};
 use dispatch::Dispatch;
 use drive::{Driver, Wanted};
-use process::{Index, Processor};
+use process::Processor;
 
 /// Lists that run at once.
 const PARALLEL_LISTS: usize = 4;
@@ -279,7 +279,7 @@ impl WatchSet {
         let mut desired = self.desired.lock();
         let again = std::mem::take(&mut desired.again);
         let extents = self.extents(&desired);
-        self.shared.processor.set_index(Index::new(desired.interests.values()));
+        self.shared.processor.watch_for(desired.interests.values());
         drop(desired);
 
         running.retain(|extent, stream| {

@@ -30,14 +30,15 @@ pub struct ManagerArgs {
     /// Requests above the rate at once; 0 is no limit. Other values are not in this build
     #[arg(long, default_value = "0", allow_hyphen_values = true, value_name = "NUMBER", help_heading = "API server")]
     pub kube_api_burst: i64,
-    /// Address of `/metrics`, for example `:8080` (all interfaces) or `127.0.0.1:8080`; `0` switches it off
+    /// Address of `/metrics`, for example `:8443` (all interfaces) or `127.0.0.1:8443`; `0` switches it off
     #[arg(long, default_value = "0", value_name = "ADDRESS", help_heading = "Servers")]
     pub metrics_bind_address: Bind,
-    /// Serve `/metrics` over HTTPS with authentication. Not in this build: a metrics address needs
-    /// `--metrics-secure=false`
+    /// Serve `/metrics` over HTTPS, to those whom the API server permits `get` on that path. `false` is plain HTTP for
+    /// everybody
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "true", value_name = "BOOL", help_heading = "Servers")]
     pub metrics_secure: bool,
-    /// Directory of the serving pair of secure metrics
+    /// Directory of the serving pair of secure metrics, read again when it changes. Empty: a self-signed certificate is
+    /// made at start
     #[arg(long, default_value = "", value_name = "DIRECTORY", help_heading = "Servers")]
     pub metrics_cert_path: String,
     /// File name of the certificate in `--metrics-cert-path`
@@ -52,10 +53,10 @@ pub struct ManagerArgs {
     /// Offer HTTP/2 on the TLS servers. Not in this build
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "false", value_name = "BOOL", help_heading = "Servers")]
     pub enable_http2: bool,
-    /// Serve profiles. Not in this build
+    /// Serve profiles of CPU time and memory, to whoever reaches the address
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "false", value_name = "BOOL", help_heading = "Servers")]
     pub enable_pprof: bool,
-    /// Address of the profiles
+    /// Address of the profiles, for example `:6060` (all interfaces) or `127.0.0.1:6060`; `0` switches them off
     #[arg(long, default_value = ":6060", value_name = "ADDRESS", help_heading = "Servers")]
     pub pprof_bind_address: Bind,
     /// Serve the read API. Not in this build

@@ -107,7 +107,6 @@ fn wrong_values_and_unknown_flags_end_with_2() {
 #[test]
 fn what_is_not_served_is_named_with_the_fix() {
     for (flag, set, unset) in [
-        ("--enable-pprof", "true", "false"),
         ("--inventory-http-enabled", "true", "false"),
         ("--tenant-mode", "true", "false"),
         ("--enable-http2", "true", "false"),
@@ -121,18 +120,35 @@ fn what_is_not_served_is_named_with_the_fix() {
         assert!(message.starts_with(&format!("{flag}: not in this build; ")), "{message}");
         assert!(config(&[&format!("{flag}={unset}")]).is_ok(), "{flag}={unset}");
     }
-    assert_eq!(
-        complaint(&["--metrics-bind-address=:8080"]),
-        "--metrics-secure: not in this build; add --metrics-secure=false to serve metrics in plain HTTP"
-    );
-    assert!(config(&["--metrics-bind-address=:8080", "--metrics-secure=false"]).is_ok());
-    assert!(config(&["--metrics-bind-address=0", "--metrics-secure=true"]).is_ok());
+}
+
+#[test]
+fn metrics_are_secure_unless_told_otherwise() {
+    let metrics =
+        |flags: &[&str]| config(&[&["--metrics-bind-address=:8443"], flags].concat()).unwrap().servers.metrics;
+    assert_eq!(metrics(&[]).unwrap().secure, Some(ServingPair::SelfSigned));
+    assert_eq!(metrics(&["--metrics-secure=false", "--metrics-cert-path=/c"]).unwrap().secure, None);
+    let files = |certificate: &str, key: &str| ServingPair::Files { certificate: certificate.into(), key: key.into() };
+    assert_eq!(metrics(&["--metrics-cert-path=/c"]).unwrap().secure, Some(files("/c/tls.crt", "/c/tls.key")));
+    let named = metrics(&["--metrics-cert-path=/c", "--metrics-cert-name=a.pem", "--metrics-cert-key=b.pem"]);
+    assert_eq!(named.unwrap().secure, Some(files("/c/a.pem", "/c/b.pem")));
+    assert_eq!(config(&["--metrics-bind-address=0", "--metrics-secure=true"]).unwrap().servers.metrics, None);
+}
+
+#[test]
+fn profiles_are_served_only_when_asked_for() {
+    let pprof = |flags: &[&str]| config(flags).unwrap().servers.pprof.map(|address| address.to_string());
+    assert_eq!(pprof(&[]), None);
+    assert_eq!(pprof(&["--pprof-bind-address=:7070"]), None);
+    assert_eq!(pprof(&["--enable-pprof"]).as_deref(), Some(":6060"));
+    assert_eq!(pprof(&["--enable-pprof", "--pprof-bind-address=127.0.0.1:0"]).as_deref(), Some("127.0.0.1:0"));
+    assert_eq!(pprof(&["--enable-pprof", "--pprof-bind-address=0"]), None);
 }
 
 #[test]
 fn all_complaints_come_at_once() {
     let ConfigErrors(errors) =
-        config(&["--enable-pprof", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
+        config(&["--enable-http2", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
     assert_eq!(errors.len(), 3);
 }
 

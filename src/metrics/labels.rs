@@ -182,3 +182,16 @@ labels! {
         Delete = "delete",
     }
 }
+
+impl Verb {
+    /// Returns the method of HTTP.
+    pub const fn method(self) -> &'static str {
+        match self {
+            Self::Get | Self::List | Self::Watch => "GET",
+            Self::Create => "POST",
+            Self::Update => "PUT",
+            Self::Patch => "PATCH",
+            Self::Delete => "DELETE",
+        }
+    }
+}

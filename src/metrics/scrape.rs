@@ -29,6 +29,8 @@ pub struct Reading {
     pub row_bytes: u64,
     /// Bytes that they may take; 0 is unlimited.
     pub row_budget_bytes: u64,
+    /// Bytes of the allocator by kind, a constant: `allocated`, `active`, `resident`.
+    pub allocator: Vec<(&'static str, u64)>,
     /// Rows by profile and kind; entries of several targets are added up.
     pub collected: Vec<Collected>,
     /// Streams from the API server.
@@ -100,6 +102,8 @@ pub struct Binding {
     pub key: BindingKey,
     /// Age of the oldest change that the sink does not have; zero when it has all.
     pub lag: Duration,
+    /// Least time between two writes.
+    pub interval: Duration,
     /// Whether the binding is Synced.
     pub synced: bool,
     /// Time of the last write, in seconds since 1970.
@@ -113,13 +117,16 @@ pub struct ProfileSeries {
     pub profile: Name,
     /// Kind collected.
     pub gvk: Gvk,
-    /// Name of the series, `object_count` for the number of rows.
+    /// Name of the series; `object_count`, the number of rows, is there for every profile without being told.
     pub series: Arc<str>,
     /// Attribute labels, sorted; empty for an unlabelled series.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     /// Its value.
     pub value: f64,
 }
+
+/// The series of a profile's rows.
+const OBJECT_COUNT: &str = "object_count";
 
 /// The queue whose depth has a name of its own, which dashboards of earlier releases read.
 const DISPATCH: &str = "dispatch";
@@ -138,6 +145,11 @@ const ROWS: Family = gauge("kollect_collect_items_total", &[], "Rows in the stor
 const ROW_BYTES: Family = gauge("kollect_store_bytes", &[], "Bytes that the rows in the store take");
 const ROW_BUDGET: Family =
     gauge("kollect_store_budget_bytes", &[], "Bytes that the rows in the store may take; 0 is unlimited");
+const ALLOCATOR: Family = gauge(
+    "kollect_allocator_bytes",
+    &["kind"],
+    "Bytes of the allocator: `allocated` is in use, `active` the pages around it, `resident` all that is held in memory",
+);
 const COLLECTED: Family = gauge(
     "kollect_collected_objects",
     &["profile", "gvk"],
@@ -167,14 +179,22 @@ const LAG: Family = gauge(
     BINDING,
     "Age of the oldest change that a sink does not have yet; 0 when it has all",
 );
+const INTERVAL: Family = gauge(
+    "kollect_export_interval_seconds",
+    BINDING,
+    "Least time between two writes of an inventory to a sink, as it results from sink, inventory and scope",
+);
 const SYNCED: Family = gauge("kollect_binding_synced", BINDING, "1 while a sink is Synced with an inventory, else 0");
 const LAST_EXPORT: Family = gauge(
     "kollect_inventory_last_export_timestamp_seconds",
     BINDING,
     "Time of the last write of an inventory to a sink, in seconds since 1970",
 );
-const TARGET_READY: Family =
-    gauge("kollect_target_ready", &["target_namespace", "target_name"], "1 while a target is Ready, else 0");
+const TARGET_READY: Family = gauge(
+    "kollect_target_ready",
+    &["target_namespace", "target_name"],
+    "1 while a target is Ready, else 0; none of a suspended target",
+);
 const LEFT_OUT: Family = gauge(
     "kollect_object_series_left_out",
     &[],
@@ -193,6 +213,7 @@ pub(super) const FAMILIES: &[Family] = &[
     ROWS,
     ROW_BYTES,
     ROW_BUDGET,
+    ALLOCATOR,
     COLLECTED,
     OBJECTS,
     CLUSTER_WIDE,
@@ -205,6 +226,7 @@ pub(super) const FAMILIES: &[Family] = &[
     QUEUE_BYTES,
     QUEUE_BYTES_LIMIT,
     LAG,
+    INTERVAL,
     SYNCED,
     LAST_EXPORT,
     TARGET_READY,
@@ -265,7 +287,10 @@ fn families(reading: &Reading) -> Vec<MetricFamily> {
     page.value(&ROWS, count(reading.rows));
     page.value(&ROW_BYTES, count(reading.row_bytes));
     page.value(&ROW_BUDGET, count(reading.row_budget_bytes));
-    collected(&mut page, &reading.collected);
+    page.values(&ALLOCATOR, reading.allocator.iter().map(|(kind, bytes)| (vec![(*kind).to_owned()], count(*bytes))));
+    let collected = collected(&reading.collected);
+    let labels = |(profile, gvk): &(&Name, &Gvk)| vec![profile.to_string(), gvk.to_string()];
+    page.values(&COLLECTED, collected.iter().map(|(of, rows)| (labels(of), count(*rows))));
     streams(&mut page, reading);
     queues(&mut page, &reading.queues);
     bindings(&mut page, &reading.bindings);
@@ -273,19 +298,20 @@ fn families(reading: &Reading) -> Vec<MetricFamily> {
     let left_out =
         reading.bindings.len().saturating_sub(OBJECT_SERIES) + reading.targets.len().saturating_sub(OBJECT_SERIES);
     page.value(&LEFT_OUT, left_out as f64);
-    profile_series(&mut page, &reading.profile_series);
+    profile_series(&mut page, &collected, &reading.profile_series);
     page.0
 }
 
-fn collected(page: &mut Page, collected: &[Collected]) {
-    let mut sums: BTreeMap<(&Name, &Gvk), u64> = BTreeMap::new();
+/// Rows by profile and kind.
+type Sums<'a> = BTreeMap<(&'a Name, &'a Gvk), u64>;
+
+/// Adds up the targets of each profile.
+fn collected(collected: &[Collected]) -> Sums<'_> {
+    let mut sums = Sums::new();
     for entry in collected {
         *sums.entry((&entry.profile, &entry.gvk)).or_default() += entry.rows;
     }
-    page.values(
-        &COLLECTED,
-        sums.into_iter().map(|((profile, gvk), rows)| (vec![profile.to_string(), gvk.to_string()], count(rows))),
-    );
+    sums
 }
 
 fn streams(page: &mut Page, reading: &Reading) {
@@ -339,6 +365,7 @@ fn bindings(page: &mut Page, bindings: &[Binding]) {
         vec![inventory.namespace.to_string(), inventory.name.to_string(), binding.key.sink.to_string()]
     };
     page.values(&LAG, bindings.iter().map(|binding| (labels(binding), binding.lag.as_secs_f64())));
+    page.values(&INTERVAL, bindings.iter().map(|binding| (labels(binding), binding.interval.as_secs_f64())));
     page.values(&SYNCED, bindings.iter().map(|binding| (labels(binding), truth(binding.synced))));
     page.values(
         &LAST_EXPORT,
@@ -358,11 +385,15 @@ fn targets(page: &mut Page, targets: &[(TargetKey, bool)]) {
     );
 }
 
-fn profile_series(page: &mut Page, series: &[ProfileSeries]) {
+fn profile_series(page: &mut Page, collected: &Sums<'_>, series: &[ProfileSeries]) {
     let fixed =
         |series: &ProfileSeries| vec![series.profile.to_string(), series.gvk.to_string(), series.series.to_string()];
     let (plain, labeled): (Vec<_>, Vec<_>) = series.iter().partition(|series| series.labels.is_empty());
-    page.values(&SERIES, plain.iter().map(|series| (fixed(series), series.value)));
+    // The one that every profile has.
+    let counts = collected.iter().map(|((profile, gvk), rows)| {
+        (vec![profile.to_string(), gvk.to_string(), OBJECT_COUNT.to_owned()], count(*rows))
+    });
+    page.values(&SERIES, counts.chain(plain.iter().map(|series| (fixed(series), series.value))));
     let metrics = labeled.iter().map(|series| {
         let mut labels = label_pairs(LABELED_SERIES.labels, fixed(series));
         labels.extend(series.labels.iter().map(|(name, value)| label(&label_name(name), value.to_string())));

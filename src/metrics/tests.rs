@@ -32,6 +32,7 @@ impl Sizes for Stage {
         reading.rows += 7;
         reading.row_bytes += 700;
         reading.row_budget_bytes = 1 << 20;
+        reading.allocator.push(("allocated", 5_000));
         reading.collected.extend([3, 4].map(|rows| Collected { profile: Name::new("images"), gvk: gvk.clone(), rows }));
         reading.streams.extend([(5, Reach::Namespace), (2, Reach::Namespace)].map(|(objects, reach)| Stream {
             group: "apps".into(),
@@ -49,6 +50,7 @@ impl Sizes for Stage {
                 sink: SinkKey { family: SinkFamily::Database, object: object("team-a", "pg") },
             },
             lag: Duration::from_millis(1500),
+            interval: Duration::from_secs(30),
             synced: true,
             last_export_seconds: Some(1_770_000_000.0),
         }));
@@ -56,9 +58,9 @@ impl Sizes for Stage {
         reading.profile_series.push(ProfileSeries {
             profile: Name::new("images"),
             gvk: gvk.clone(),
-            series: "object_count".into(),
+            series: "cores".into(),
             labels: Vec::new(),
-            value: 7.0,
+            value: 0.5,
         });
         reading.profile_series.push(ProfileSeries {
             profile: Name::new("images"),
@@ -114,8 +116,27 @@ fn a_reconcile_is_counted_once_with_its_verdict() {
         (r#"kollect_reconcile_total{controller="kollecttarget",result="success"}"#, 1.0),
         (r#"kollect_reconcile_errors_total{error_class="terminal",kind="KollectTarget"}"#, 1.0),
         (r#"kollect_reconcile_duration_seconds_count{controller="kollecttarget"}"#, 2.0),
+        (r#"controller_runtime_reconcile_total{controller="kollecttarget",result="error"}"#, 1.0),
+        (r#"controller_runtime_reconcile_total{controller="kollecttarget",result="success"}"#, 1.0),
+        (r#"controller_runtime_reconcile_errors_total{controller="kollecttarget"}"#, 1.0),
     ] {
         assert_eq!(value(&metrics, series), Some(count), "{series}");
+    }
+}
+
+#[test]
+fn a_request_to_the_api_server_has_both_its_names() {
+    let metrics = metrics();
+    metrics.api_server("10.0.0.1:6443");
+    metrics.api_request(Verb::List, "deployments", Some(200));
+    metrics.api_request(Verb::Patch, "deployments", None);
+    for series in [
+        r#"kollect_api_requests_total{code="200",resource="deployments",verb="list"}"#,
+        r#"kollect_api_requests_total{code="none",resource="deployments",verb="patch"}"#,
+        r#"rest_client_requests_total{code="200",host="10.0.0.1:6443",method="GET"}"#,
+        r#"rest_client_requests_total{code="<error>",host="10.0.0.1:6443",method="PATCH"}"#,
+    ] {
+        assert_eq!(value(&metrics, series), Some(1.0), "{series}");
     }
 }
 

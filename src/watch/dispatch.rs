@@ -35,7 +35,9 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// What happened to an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// It was listed, added or modified.
+    /// A list brought it.
+    Listed,
+    /// It was added or modified.
     Put,
     /// It was deleted.
     Delete,

@@ -233,7 +233,7 @@ impl<A: Api> Driver<A> {
                 scanner.feed(&chunk?, &mut items).map_err(|error| ApiError::Reply(error.into()))?;
                 count += items.len();
                 for item in items.drain(..) {
-                    self.dispatch(item, Change::Put, mark, None).await;
+                    self.dispatch(item, Change::Listed, mark, None).await;
                 }
             }
             let meta = scanner.finish().map_err(|error| ApiError::Reply(error.into()))?;
@@ -429,7 +429,12 @@ impl<A: Api> Driver<A> {
         };
         // Only a watch needs the version of each object.
         let version = floors.map(|_| identity.resource_version.to_string());
-        let wanted = self.shared.processor.index().wanted(&self.extent.resource, &identity.namespace);
+        let index = self.shared.processor.index();
+        if self.extent.namespace.is_none() {
+            index.count_mismatches(&self.extent.resource, &identity.namespace);
+        }
+        let wanted = index.wanted(&self.extent.resource, &identity.namespace);
+        drop(index);
         let Some(namespace) = wanted else { return version };
         if let Some(floor) = floors.and_then(|floors| floors.get(&namespace))
             && identity.resource_version.parse::<u64>().is_ok_and(|seen| seen <= *floor)

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 use super::dispatch::{Change, Event};
 use super::filter::{Consent, Filter};
 use crate::extract::{self, Extractor, Plan, TypeMeta};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, ResourceCounters};
 use crate::model::{Body, Namespace, ObjectKey, TargetKey};
 use crate::store;
 use crate::watch::discover::Resource;
@@ -59,16 +59,19 @@ struct ResourceIndex {
     api_version: String,
     kind: Arc<str>,
     by_namespace: HashMap<Namespace, Vec<Arc<Interest>>>,
+    /// Targets of the resource, whatever their namespaces.
+    targets: usize,
+    counters: ResourceCounters,
 }
 
 impl Index {
-    pub(super) fn new<'a>(interests: impl IntoIterator<Item = &'a Arc<Interest>>) -> Self {
+    fn new<'a>(interests: impl IntoIterator<Item = &'a Arc<Interest>>, metrics: &Metrics) -> Self {
         let mut grouped: HashMap<Arc<Resource>, Vec<&Arc<Interest>>> = HashMap::new();
         for interest in interests {
             grouped.entry(interest.resource.clone()).or_default().push(interest);
         }
         let resources = grouped.into_iter().map(|(resource, interests)| {
-            let index = ResourceIndex::new(&resource, &interests);
+            let index = ResourceIndex::new(&resource, &interests, metrics);
             (resource, index)
         });
         Self { resources: resources.collect() }
@@ -77,6 +80,13 @@ impl Index {
     /// Returns our copy of a namespace that some target wants objects of.
     pub(super) fn wanted(&self, resource: &Resource, namespace: &str) -> Option<Namespace> {
         self.resources.get(resource)?.by_namespace.get_key_value(namespace).map(|(namespace, _)| namespace.clone())
+    }
+
+    /// Counts the targets that a stream over all namespaces brought an object for nothing.
+    pub(super) fn count_mismatches(&self, resource: &Resource, namespace: &str) {
+        let Some(index) = self.resources.get(resource) else { return };
+        let wanting = index.by_namespace.get(namespace).map_or(0, Vec::len);
+        index.counters.mismatches.inc_by(index.targets.saturating_sub(wanting) as u64);
     }
 
     /// Returns the interests in one namespace of a resource, or in all.
@@ -96,7 +106,7 @@ impl ResourceIndex {
         TypeMeta { api_version: &self.api_version, kind: &self.kind }
     }
 
-    fn new(resource: &Resource, interests: &[&Arc<Interest>]) -> Self {
+    fn new(resource: &Resource, interests: &[&Arc<Interest>], metrics: &Metrics) -> Self {
         let mut by_namespace: HashMap<Namespace, Vec<Arc<Interest>>> = HashMap::new();
         for interest in interests {
             if resource.scope == super::discover::Scope::Cluster {
@@ -108,7 +118,8 @@ impl ResourceIndex {
         }
         let kind = interests.first().map_or_else(|| "".into(), |interest| interest.target.origin().gvk.kind.clone());
         let plan = Plan::new(interests.iter().map(|interest| interest.program.extractor.prefixes()));
-        Self { plan, api_version: resource.api_version(), kind, by_namespace }
+        let counters = metrics.resource(&resource.group, &resource.version, &resource.plural);
+        Self { plan, api_version: resource.api_version(), kind, by_namespace, targets: interests.len(), counters }
     }
 }
 
@@ -128,8 +139,14 @@ impl Processor {
         self.index.read().clone()
     }
 
-    pub(super) fn set_index(&self, index: Index) {
-        *self.index.write() = Arc::new(index);
+    /// Says who wants what from now on.
+    pub(super) fn watch_for<'a>(&self, interests: impl IntoIterator<Item = &'a Arc<Interest>>) {
+        let index = Index::new(interests, &self.metrics);
+        let before = std::mem::replace(&mut *self.index.write(), Arc::new(index));
+        let now = self.index();
+        for resource in before.resources.keys().filter(|resource| !now.resources.contains_key(*resource)) {
+            self.metrics.forget_resource(&resource.group, &resource.version, &resource.plural);
+        }
     }
 
     /// Handles one event. A broken object costs its own row and nothing else.
@@ -156,6 +173,7 @@ impl Processor {
         let metadata = object.get("metadata");
         let name = metadata.and_then(|metadata| metadata.get("name")?.as_str()).unwrap_or_default();
         let labels = metadata.and_then(|metadata| metadata.get("labels"));
+        let mut known = false;
         for interest in interests {
             let consent = interest.covers(event.namespace.as_str()).unwrap_or_default();
             if !interest.program.filter.wants(name, labels, consent) {
@@ -169,12 +187,16 @@ impl Processor {
                         if extracted.sanitized {
                             self.metrics.rows_sanitized.inc();
                         }
-                        interest.target.apply(&event.uid, &event.namespace, body, extracted.sanitized, event.mark);
+                        let target = &interest.target;
+                        known |= !target.apply(&event.uid, &event.namespace, body, extracted.sanitized, event.mark);
                     }
                     None => self.failed(interest, event, "the object's name is longer than 65535 bytes"),
                 },
                 Err(error) => self.failed(interest, event, &crate::error::chain(&error)),
             }
+        }
+        if known && event.change == Change::Listed {
+            resource.counters.resyncs.inc();
         }
     }
 

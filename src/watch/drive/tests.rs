@@ -16,7 +16,7 @@ use crate::store::{Coverage, Target};
 use crate::watch::discover::{Resource, Scope};
 use crate::watch::dispatch::Bounds;
 use crate::watch::filter::{Consent, Filter};
-use crate::watch::process::{Index, Program};
+use crate::watch::process::Program;
 
 /// What the scripted server answers, in order; after the script every call hangs.
 #[derive(Default)]
@@ -93,6 +93,7 @@ struct Stage {
     target: Target,
     program: Arc<Program>,
     resource: Arc<Resource>,
+    metrics: Arc<Metrics>,
     tasks: JoinSet<()>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -135,6 +136,7 @@ impl Stage {
             target,
             program: Arc::new(Program { filter: Filter::default(), extractor }),
             resource: Arc::new(resource),
+            metrics,
             tasks,
             _stop: stop.drop_guard(),
         }
@@ -151,7 +153,7 @@ impl Stage {
             program: self.program.clone(),
             namespaces: Arc::new(namespaces),
         };
-        self.shared.processor.set_index(Index::new([&Arc::new(interest)]));
+        self.shared.processor.watch_for([&Arc::new(interest)]);
     }
 
     fn drive(&mut self, namespace: Option<&str>) {
@@ -236,6 +238,35 @@ async fn an_expired_watch_is_a_mark_and_sweep_relist() {
         stage.until(&[A1, A3]).await;
         assert_eq!(*stage.script.asked.lock(), ["list n", "watch 7", "list n", "watch 90"]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_list_brings_once_more_and_what_concerns_nobody_is_counted() {
+    let watches = vec![
+        Watch::Open(vec![event("MODIFIED", &item("u1", "n", 8, "a")), event("ADDED", &item("u3", "n", 9, "a"))]),
+        Watch::Open(vec![]),
+    ];
+    let lists = vec![
+        Ok(list(7, &[item("u1", "n", 3, "a"), item("x", "elsewhere", 4, "a")])),
+        Ok(list(90, &[item("u1", "n", 8, "a"), item("u2", "n", 80, "a"), item("x", "elsewhere", 4, "a")])),
+    ];
+    let mut stage = Stage::new(lists, watches);
+    stage.cover(&["n"]);
+    stage.drive(None);
+    stage.until(&[A1, A3]).await;
+    let counted = |name: &str, count: u64| {
+        let line = format!("{name}{{group=\"\",resource=\"things\",version=\"v1\"}} {count}\n");
+        let page = stage.metrics.page().unwrap();
+        assert!(page.contains(&line), "{line}{page}");
+    };
+    counted("kollect_informer_resync_dispatches_total", 0);
+    counted("kollect_collect_namespace_mismatch_total", 1);
+    stage.wanted.all();
+    stage.until(&[A1, A2]).await;
+    counted("kollect_informer_resync_dispatches_total", 1);
+    counted("kollect_collect_namespace_mismatch_total", 2);
+    stage.shared.processor.watch_for([]);
+    assert!(!stage.metrics.page().unwrap().contains("things"));
 }
 
 #[tokio::test(start_paused = true)]
