@@ -23,3 +23,8 @@ elif ! diff -ru crds "$scratch/crds" || ! diff -ru docs/reference "$scratch/docs
     exit 1
 fi
 echo "crds/ and docs/reference/ are fresh"
+if [ "${1:-}" = --write ]; then
+    hack/lib/chart.sh write
+else
+    hack/lib/chart.sh check
+fi

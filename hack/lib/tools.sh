@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the programs of the lab once and caches them by version under $KOLLECT_TOOLS_DIR/tools.
 # Sourced, it offers the functions; executed, it brings the named tools (default: all) up to date.
-# The versions are those of hack/envtest/go.mod and hack/envtest/etcd/go.mod, and nowhere else;
+# The versions are those of hack/envtest/go.mod, hack/envtest/etcd/go.mod and hack/envtest/programs, and nowhere else;
 # src/lab/tools.rs finds the programs by the same rule.
 
 KOLLECT_REPO=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
@@ -9,6 +9,7 @@ KOLLECT_TOOLS_DIR=${KOLLECT_TOOLS_DIR:-$HOME/.cache/kollect}
 export KOLLECT_TOOLS_DIR
 
 KOLLECT_ENVTEST=$KOLLECT_REPO/hack/envtest
+KOLLECT_PROGRAMS=$KOLLECT_ENVTEST/programs
 KOLLECT_POSTGRES_BIN=/usr/lib/postgresql/15/bin
 
 tools_say() { printf '%-24s %s\n' "$1" "$2"; }
@@ -19,13 +20,22 @@ tools_module_version() {
     awk -v module="$2" '($1 == module) {print $2; exit} ($1 == "require" && $2 == module) {print $3; exit}' "$1"
 }
 
+# tools_program NAME: package and version of a program that is built as it is published.
+tools_program() { awk -v name="$1" '($1 == name) {print $2, $3; exit}' "$KOLLECT_PROGRAMS"; }
+
 # tools_version NAME
 tools_version() {
     case $1 in
         etcd) tools_module_version "$KOLLECT_ENVTEST/etcd/go.mod" go.etcd.io/etcd/server/v3 ;;
         kube-apiserver | kube-controller-manager | kubectl)
             tools_module_version "$KOLLECT_ENVTEST/go.mod" k8s.io/kubernetes ;;
-        *) tools_fail "no tool is called \"$1\"" ;;
+        *)
+            if [ -z "$(tools_program "$1")" ]; then
+                tools_fail "no tool is called \"$1\""
+                return 1
+            fi
+            tools_program "$1" | cut -d' ' -f2
+            ;;
     esac
 }
 
@@ -48,9 +58,40 @@ tools_stamp() {
     printf '%s\n' "$flags"
 }
 
+# tools_stamp_helm VERSION: the same for Helm, which otherwise takes itself for a client of Kubernetes 1.20.
+tools_stamp_helm() {
+    local version=$1 kubernetes package flags=""
+    kubernetes=$(tools_version kubectl)
+    flags+=" -X helm.sh/helm/v3/internal/version.version=$version"
+    for package in chartutil lint/rules; do
+        flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=$(cut -d. -f1 <<<"${kubernetes#v}")"
+        flags+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$(cut -d. -f2 <<<"${kubernetes#v}")"
+    done
+    printf '%s\n' "$flags"
+}
+
+# tools_compile NAME VERSION BIN_DIR: what builds the program, says what is wrong on standard error.
+tools_compile() {
+    local name=$1 version=$2 bin=$3 flags="-s -w" program
+    export CGO_ENABLED=0
+    program=$(tools_program "$name")
+    if [ -n "$program" ]; then
+        [ "$name" != helm ] || flags+=$(tools_stamp_helm "$version")
+        GOBIN=$bin GOFLAGS=-buildvcs=false nice -n 5 go install -trimpath -ldflags "$flags" "${program/ /@}"
+        return
+    fi
+    export GOFLAGS="-mod=readonly -buildvcs=false"
+    if [ "$name" = etcd ]; then
+        cd "$KOLLECT_ENVTEST/etcd" && nice -n 5 go build -trimpath -ldflags "$flags" -o "$bin/$name" .
+    else
+        flags+=$(tools_stamp "$version")
+        cd "$KOLLECT_ENVTEST" && nice -n 5 go build -trimpath -ldflags "$flags" -o "$bin/$name" "./$name"
+    fi
+}
+
 # tools_build NAME: builds one Go program unless its version is cached. Concurrent callers wait for the first.
 tools_build() {
-    local name=$1 version path dir source package flags="-s -w" started scratch log
+    local name=$1 version path dir started scratch log
     version=$(tools_version "$name") || return 1
     [ -n "$version" ] || { tools_fail "hack/envtest names no version of $name"; return 1; }
     path=$(tools_path "$name")
@@ -61,12 +102,6 @@ tools_build() {
     command -v go >/dev/null || { tools_fail "Go is needed to build $name $version: https://go.dev/doc/install"; return 1; }
     dir=$(dirname "$(dirname "$path")")
     mkdir -p "$(dirname "$dir")"
-    if [ "$name" = etcd ]; then
-        source=$KOLLECT_ENVTEST/etcd package=.
-    else
-        source=$KOLLECT_ENVTEST package=./$name
-        flags+=$(tools_stamp "$version")
-    fi
     (
         flock 9
         if [ -x "$path" ]; then
@@ -79,8 +114,7 @@ tools_build() {
         log=$dir.log
         rm -rf "$scratch"
         mkdir -p "$scratch/bin"
-        if ! (cd "$source" && CGO_ENABLED=0 GOFLAGS="-mod=readonly -buildvcs=false" nice -n 5 \
-            go build -trimpath -ldflags "$flags" -o "$scratch/bin/$name" "$package") >"$log" 2>&1; then
+        if ! (tools_compile "$name" "$version" "$scratch/bin") >"$log" 2>&1; then
             tail -n 20 "$log" >&2
             tools_fail "go build of $name $version failed; the whole log is in $log"
             exit 1
@@ -130,10 +164,45 @@ tools_package() {
     ) 9>"$KOLLECT_TOOLS_DIR/tools/packages.lock"
 }
 
+# tools_python: a Python of our own with what the scripts of hack/lib import. Plots alone need it, so it is not part of
+# what a test brings up to date.
+tools_python() {
+    local requirements=$KOLLECT_REPO/hack/lib/requirements.txt version dir log
+    version=$(sed -n 's/^matplotlib==//p' "$requirements")
+    dir=$KOLLECT_TOOLS_DIR/tools/python-$version
+    # An environment cannot be moved into place, so a file in it says that it is whole.
+    if [ -e "$dir/installed" ]; then
+        tools_say "matplotlib $version" cached
+        return 0
+    fi
+    tools_package python3 python3 || return 1
+    python3 -c 'import ensurepip' 2>/dev/null || tools_package python3-venv /usr/share/doc/python3-venv || return 1
+    mkdir -p "$KOLLECT_TOOLS_DIR/tools"
+    (
+        flock 9
+        [ ! -e "$dir/installed" ] || exit 0
+        tools_say "matplotlib $version" installing
+        started=$SECONDS
+        log=$dir.log
+        rm -rf "$dir"
+        if ! { python3 -m venv "$dir" &&
+            "$dir/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" &&
+            touch "$dir/installed"; } >"$log" 2>&1; then
+            tail -n 20 "$log" >&2
+            rm -rf "$dir"
+            tools_fail "pip install of matplotlib $version failed; the whole log is in $log"
+            exit 1
+        fi
+        rm -f "$log"
+        tools_say "matplotlib $version" "installed in $((SECONDS - started)) s"
+    ) 9>"$dir.lock"
+}
+
 # tools_ensure [NAME…]: what the build needs and everything that the lab starts, or the named parts.
 tools_ensure() {
     local name
-    [ $# -gt 0 ] || set -- libssl etcd kube-apiserver kube-controller-manager kubectl postgres openssl git sshd
+    [ $# -gt 0 ] ||
+        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm pprof postgres openssl git sshd prometheus
     for name in "$@"; do
         case $name in
             # libssh2, which git2 brings, is linked with the OpenSSL of the system.
@@ -143,9 +212,14 @@ tools_ensure() {
                 ;;
             postgres) tools_package postgresql-15 "$KOLLECT_POSTGRES_BIN/initdb" || return 1 ;;
             openssl) tools_package openssl openssl || return 1 ;;
+            # Go builds this one of its own tools when it is asked for the first time.
+            pprof) go tool -n pprof >/dev/null && tools_say pprof "there (go tool pprof)" || return 1 ;;
             git) tools_package git git || return 1 ;;
             # Named by its path, which the lab calls it by: /usr/sbin need not be searched.
             sshd) tools_package openssh-server /usr/sbin/sshd || return 1 ;;
+            # Brings promtool as well.
+            prometheus) tools_package prometheus prometheus || return 1 ;;
+            python) tools_python || return 1 ;;
             *) tools_build "$name" || return 1 ;;
         esac
     done

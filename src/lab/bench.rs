@@ -50,7 +50,7 @@ pub enum Name {
     Idle,
     /// 600 changes in 30 seconds.
     Churn,
-    /// Killed and started again, nothing changed.
+    /// Killed and started again, nothing changed; the only one with a repository beside the table.
     Restart,
     /// The PostgreSQL sink alone: a first delivery beside `psql \copy`, and deltas.
     Copy,
@@ -94,6 +94,8 @@ pub struct Bench {
     pub kollect: PathBuf,
     /// Directory of the custom resource definitions.
     pub crds: PathBuf,
+    /// The limit of a memory control group for the operator, in MiB.
+    pub memory_limit_mib: Option<u64>,
     /// More flags for the operator.
     pub operator_args: Vec<String>,
 }
@@ -141,6 +143,7 @@ impl Bench {
             ("rows", json!(self.rows)),
             ("namespaces", json!(self.namespaces)),
             ("targets", json!(self.targets)),
+            ("memory_limit_mib", json!(self.memory_limit_mib)),
         ]))
     }
 
@@ -157,14 +160,23 @@ async fn cold_start(stage: &mut Stage) -> Result<Values> {
     let before = stage.raw_list().await?;
     let start = stage.cold_start().await?;
     let after = stage.raw_list().await?;
-    Ok(vec![
+    let mut values = vec![
         ("seconds", start.seconds),
         // The machine has good and bad moments; the better one is the harder yardstick.
         ("raw_list_seconds", before.seconds.min(after.seconds)),
         ("raw_list_mib", before.bytes as f64 / f64::from(1 << 20)),
         ("cpu_seconds", start.cpu_seconds),
         ("peak_rss_mib", stage.operator()?.process().peak_rss_mib()?),
-    ])
+    ];
+    if let Some(group) = stage.operator()?.memory() {
+        let used = group.usage()?;
+        values.extend([
+            ("peak_group_mib", used.peak_mib),
+            ("limit_hits", used.limit_hits as f64),
+            ("oom_kills", used.oom_kills as f64),
+        ]);
+    }
+    Ok(values)
 }
 
 async fn idle(stage: &mut Stage) -> Result<Values> {
@@ -210,13 +222,13 @@ async fn restart(stage: &mut Stage) -> Result<Values> {
     stage.quiet(QUIET).await?;
     stage.kill().await?;
     let before = stage.row_writes().await?;
+    let commits = stage.commits()?;
     let ready = stage.start().await?;
     stage.quiet(QUIET).await?;
     let writes = stage.row_writes().await?.since(before);
     Ok(vec![
         ("row_writes", writes.total() as f64),
-        // This shape has no git sink which could commit.
-        ("commits", 0.0),
+        ("commits", (stage.commits()? - commits) as f64),
         ("ready_seconds", ready),
         ("cpu_seconds", stage.operator()?.process().cpu_seconds()?),
     ])

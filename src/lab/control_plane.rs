@@ -28,12 +28,14 @@ const OPERATOR_NAMESPACE: &str = "kollect-system";
 const OPERATOR_NAME: &str = "kollect-controller-manager";
 
 /// The manifests of the operator's identity and rights; the chart grants the same.
-const RBAC: [&str; 5] = [
+const RBAC: [&str; 7] = [
     include_str!("../../config/rbac/service_account.yaml"),
     include_str!("../../config/rbac/role.yaml"),
     include_str!("../../config/rbac/role_binding.yaml"),
     include_str!("../../config/rbac/leader_election_role.yaml"),
     include_str!("../../config/rbac/leader_election_role_binding.yaml"),
+    include_str!("../../config/rbac/metrics_reader_role.yaml"),
+    include_str!("../../config/rbac/metrics_reader_role_binding.yaml"),
 ];
 
 /// Long enough for a loaded machine; a healthy start takes three seconds, an etcd with 100,000 objects some more.
@@ -135,10 +137,20 @@ impl ControlPlane {
 
     /// Applies manifests (YAML or JSON, any number of documents) as administrator.
     pub fn apply(&self, manifests: &str) -> Result<String> {
+        self.apply_with(&["--server-side", "--force-conflicts"], manifests)
+    }
+
+    /// Asks the API server whether it would take these manifests, field by field, and keeps none of them.
+    pub fn dry_run(&self, manifests: &str) -> Result<String> {
+        self.apply_with(&["--dry-run=server"], manifests)
+    }
+
+    fn apply_with(&self, options: &[&str], manifests: &str) -> Result<String> {
         use std::io::Write as _;
 
         let mut child = self
-            .kubectl_command(&["apply", "--server-side", "--force-conflicts", "--validate=strict", "-f", "-"])?
+            .kubectl_command(&["apply", "--validate=strict", "-f", "-"])?
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -331,17 +343,29 @@ impl ControlPlane {
             manifests.push_str(manifest);
         }
         self.apply(&manifests)?;
-        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, OPERATOR_NAMESPACE);
+        let token = self.token(OPERATOR_NAMESPACE, OPERATOR_NAME).await?;
+        self.settings.write_kubeconfig("operator", None, &token)
+    }
+
+    /// Writes a kubeconfig of a `ServiceAccount`, at home in its namespace as a pod of it would be.
+    pub async fn service_account_kubeconfig(&self, namespace: &str, name: &str) -> Result<PathBuf> {
+        let token = self.token(namespace, name).await?;
+        let user = format!("{namespace}-{name}");
+        self.settings.write_kubeconfig(&user, Some(namespace), &token)?;
+        Ok(self.settings.dir.join(format!("{user}.kubeconfig")))
+    }
+
+    async fn token(&self, namespace: &str, name: &str) -> Result<String> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.client().await?, namespace);
         let request = TokenRequest {
             spec: TokenRequestSpec { expiration_seconds: Some(7 * 24 * 3600), ..TokenRequestSpec::default() },
             ..TokenRequest::default()
         };
-        let answer = wait_for("the operator's token", START_LIMIT, || {
+        let answer = wait_for("the token of a ServiceAccount", START_LIMIT, || {
             let (accounts, request) = (accounts.clone(), request.clone());
-            async move { Ok(accounts.create_token_request(OPERATOR_NAME, &PostParams::default(), &request).await?) }
+            async move { Ok(accounts.create_token_request(name, &PostParams::default(), &request).await?) }
         });
-        let token = answer.await?.status.context("the API server issued no token")?.token;
-        self.settings.write_kubeconfig("operator", &token)
+        Ok(answer.await?.status.context("the API server issued no token")?.token)
     }
 
     fn kubectl_command(&self, args: &[&str]) -> Result<Command> {
@@ -360,7 +384,7 @@ impl Settings {
     fn write_files(&self) -> Result<()> {
         let token = random_text()?;
         self.write("tokens.csv", &format!("{token},admin,admin,\"system:masters\"\n"))?;
-        self.write_kubeconfig("admin", &token)?;
+        self.write_kubeconfig("admin", None, &token)?;
         let authentication = json!({
             "apiVersion": "apiserver.config.k8s.io/v1beta1",
             "kind": "AuthenticationConfiguration",
@@ -394,7 +418,7 @@ impl Settings {
         Ok(())
     }
 
-    fn write_kubeconfig(&self, user: &str, token: &str) -> Result<()> {
+    fn write_kubeconfig(&self, user: &str, namespace: Option<&str>, token: &str) -> Result<()> {
         // The API server signs its certificate with an authority of its own and keeps both in one file.
         let authority = self.dir.join("apiserver.crt");
         let config = json!({
@@ -406,7 +430,7 @@ impl Settings {
                 "certificate-authority": authority,
             }}],
             "users": [{"name": user, "user": {"token": token}}],
-            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user}}],
+            "contexts": [{"name": "lab", "context": {"cluster": "lab", "user": user, "namespace": namespace}}],
         });
         self.write(&format!("{user}.kubeconfig"), &format!("{config:#}\n"))
     }

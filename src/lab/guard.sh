@@ -1,12 +1,15 @@
 # Ends the recorded process groups and removes the files of a lab once standard input is closed, which the kernel does for
-# a starter that dies in any way. Lines: "<signal> <group>", "forget <group>", "unmount <path>", "remove <path>".
+# a starter that dies in any way. Lines: "<signal> <group>", "forget <group>", "unmount <path>", "remove <path>", and
+# "group <path>" for a control group.
 trap '' HUP INT TERM
 parts=
 mounts=
+groups=
 while read -r word value; do
     case $word in
         remove) set -- "$@" "$value" ;;
         unmount) mounts="$mounts $value" ;;
+        group) groups="$groups $value" ;;
         forget)
             rest=
             for part in $parts; do
@@ -35,5 +38,8 @@ for part in $parts; do
 done
 for mount in $mounts; do
     umount -l "$mount" 2>/dev/null
+done
+for group in $groups; do
+    rmdir "$group" 2>/dev/null
 done
 rm -rf -- "$@"

@@ -1,6 +1,7 @@
 //! The operator under test: the `kollect` binary as a child process, seen only from outside.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
+use super::cgroup::MemoryGroup;
 use super::process::{self, Guard, Process, Signal};
 use super::wait::wait_for;
 
@@ -18,6 +20,8 @@ use super::wait::wait_for;
 #[derive(Debug)]
 pub struct Operator {
     process: Process,
+    // Declared behind the process, which has to be gone when this goes.
+    memory: Option<MemoryGroup>,
     started: Instant,
     metrics: String,
     probes: String,
@@ -36,6 +40,8 @@ pub struct OperatorOptions {
     pub args: Vec<String>,
     /// Variables beside the inherited ones.
     pub env: Vec<(String, String)>,
+    /// The limit of a memory control group that it runs in alone, in MiB; `None` is none. Takes root.
+    pub memory_limit_mib: Option<u64>,
 }
 
 impl OperatorOptions {
@@ -47,6 +53,7 @@ impl OperatorOptions {
             log: log.into(),
             args: Vec::new(),
             env: Vec::new(),
+            memory_limit_mib: None,
         }
     }
 
@@ -63,7 +70,9 @@ impl Operator {
     pub fn spawn(options: &OperatorOptions, guard: &Arc<Guard>) -> Result<Self> {
         let metrics = format!("127.0.0.1:{}", process::free_port()?);
         let probes = format!("127.0.0.1:{}", process::free_port()?);
-        let mut command = Command::new(&options.program);
+        let memory = options.memory_limit_mib.map(|limit| MemoryGroup::new(limit, guard)).transpose()?;
+        let program = &options.program;
+        let mut command = memory.as_ref().map_or_else(|| Command::new(program), |group| group.command(program));
         command
             .arg("manager")
             .arg(format!("--kubeconfig={}", options.kubeconfig.display()))
@@ -77,7 +86,24 @@ impl Operator {
             .envs(options.env.iter().map(|(name, value)| (name, value)));
         let started = Instant::now();
         let process = Process::spawn("kollect", &mut command, &options.log, Signal::Kill, guard)?;
-        Ok(Self { process, started, metrics, probes })
+        Ok(Self { process, memory, started, metrics, probes })
+    }
+
+    /// Starts the operator as a pod does, and returns at once: called as `/manager`, with these flags and variables and no
+    /// others. Only the way to the API server, which a pod finds in its file system, is a kubeconfig here.
+    pub fn spawn_container(options: &OperatorOptions, guard: &Arc<Guard>) -> Result<Self> {
+        let listens =
+            |flag| address(&options.args, flag).with_context(|| format!("the flags have no {flag} with a port"));
+        let (metrics, probes) = (listens("--metrics-bind-address")?, listens("--health-probe-bind-address")?);
+        let mut command = Command::new(&options.program);
+        command
+            .arg0("/manager")
+            .args(&options.args)
+            .envs(options.env.iter().map(|(name, value)| (name, value)))
+            .env("KUBECONFIG", &options.kubeconfig);
+        let started = Instant::now();
+        let process = Process::spawn("kollect", &mut command, &options.log, Signal::Kill, guard)?;
+        Ok(Self { process, memory: None, started, metrics, probes })
     }
 
     /// Starts the operator and waits until `/readyz` says so.
@@ -106,6 +132,11 @@ impl Operator {
     /// Returns the process, for signals, CPU time and memory.
     pub fn process(&self) -> &Process {
         &self.process
+    }
+
+    /// Returns the memory group that it runs in, if it has one of its own.
+    pub fn memory(&self) -> Option<&MemoryGroup> {
+        self.memory.as_ref()
     }
 
     /// Returns how it ended, or `None` while it runs.
@@ -147,6 +178,12 @@ impl Operator {
     pub async fn kill9(self) -> Result<()> {
         self.process.stop(Signal::Kill).await.map(drop)
     }
+}
+
+/// Returns the address on loopback that the last of these flags makes a server listen at.
+fn address(args: &[String], flag: &str) -> Option<String> {
+    let value = args.iter().rev().find_map(|arg| arg.strip_prefix(flag)?.strip_prefix('='))?;
+    value.rsplit_once(':').map(|(_, port)| format!("127.0.0.1:{port}"))
 }
 
 /// A scrape: every sample by its name with labels, exactly as exposed.

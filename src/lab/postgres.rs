@@ -48,6 +48,18 @@ pub struct Database {
     _connection: JoinSet<()>,
 }
 
+impl Database {
+    /// Connects without TLS.
+    pub async fn connect(dsn: &str) -> Result<Self> {
+        let (client, connection) = tokio_postgres::connect(dsn, NoTls).await?;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let _ = connection.await; // the client reports it at its next call
+        });
+        Ok(Self { client, _connection: tasks })
+    }
+}
+
 impl Deref for Database {
     type Target = tokio_postgres::Client;
 
@@ -328,14 +340,9 @@ impl Postgres {
     }
 
     async fn connect_as(&self, role: &str, database: &str) -> Result<Database> {
-        let (client, connection) = tokio_postgres::connect(&self.dsn_as(role, database), NoTls)
+        Database::connect(&self.dsn_as(role, database))
             .await
-            .with_context(|| format!("failed to connect to database {database} as {role}"))?;
-        let mut tasks = JoinSet::new();
-        tasks.spawn(async move {
-            let _ = connection.await; // the client reports it at its next call
-        });
-        Ok(Database { client, _connection: tasks })
+            .with_context(|| format!("failed to connect to database {database} as {role}"))
     }
 }
 

@@ -111,6 +111,11 @@ impl Guard {
             .map(drop)
     }
 
+    /// Has a control group removed at the end, when the processes in it are gone.
+    pub(super) fn remove_group_at_end(&self, dir: &Path) -> Result<()> {
+        self.tell(&format!("group {}\n", dir.display()))
+    }
+
     fn record(&self, group: u32, signal: Signal) -> Result<()> {
         self.tell(&format!("{} {group}\n", signal.name()))
     }
@@ -310,7 +315,8 @@ pub fn runs(pid: u32) -> bool {
         .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
 }
 
-fn cpu_seconds(pid: u32) -> Result<f64> {
+/// Returns user and system seconds that a process has used.
+pub fn cpu_seconds(pid: u32) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/stat")).context("the process is gone")?;
     // The second field is the name in parentheses and may hold anything; counted from behind it, utime is the 12th.
     let (_, fields) = text.rsplit_once(')').context("/proc/PID/stat names no program")?;
@@ -321,7 +327,8 @@ fn cpu_seconds(pid: u32) -> Result<f64> {
     Ok((f64::from(user) + f64::from(system)) / TICKS_PER_SECOND)
 }
 
-fn status_mib(pid: u32, field: &str) -> Result<f64> {
+/// Returns a size from the status of a process, such as `VmRSS:`, in MiB.
+pub fn status_mib(pid: u32, field: &str) -> Result<f64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
     let line =
         text.lines().find_map(|line| line.strip_prefix(field)).with_context(|| format!("no {field} in /proc"))?;

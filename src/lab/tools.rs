@@ -10,7 +10,7 @@ const POSTGRES_BIN: &str = "/usr/lib/postgresql/15/bin";
 /// Where the distribution puts the SSH server, which wants to be called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
 
-/// A program of the control plane.
+/// A program that is built from its Go module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
     /// The store of the API server.
@@ -21,6 +21,8 @@ pub enum Tool {
     KubeControllerManager,
     /// The command line client, of the same release.
     Kubectl,
+    /// Installs charts.
+    Helm,
 }
 
 impl Tool {
@@ -30,20 +32,21 @@ impl Tool {
             Self::KubeApiserver => "kube-apiserver",
             Self::KubeControllerManager => "kube-controller-manager",
             Self::Kubectl => "kubectl",
+            Self::Helm => "helm",
         }
     }
 
-    /// Returns the release, as the go.mod files of `hack/envtest` name it.
+    /// Returns the release, as the files of `hack/envtest` name it.
     pub fn version(self) -> Result<&'static str> {
-        let (go_mod, module) = match self {
+        let (file, before) = match self {
             Self::Etcd => (include_str!("../../hack/envtest/etcd/go.mod"), "go.etcd.io/etcd/server/v3"),
+            Self::Helm => (include_str!("../../hack/envtest/programs"), "helm helm.sh/helm/v3/cmd/helm"),
             _ => (include_str!("../../hack/envtest/go.mod"), "k8s.io/kubernetes"),
         };
-        go_mod
-            .lines()
+        file.lines()
             .map(|line| line.trim().trim_start_matches("require "))
-            .find_map(|line| line.strip_prefix(module)?.strip_prefix(' '))
-            .with_context(|| format!("hack/envtest names no version of {module}"))
+            .find_map(|line| line.strip_prefix(before)?.strip_prefix(' '))
+            .with_context(|| format!("hack/envtest names no version of {before}"))
     }
 
     /// Returns the path of the program.
@@ -75,6 +78,18 @@ pub fn sshd() -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
+/// Returns the Python that has what the scripts of `hack/lib` import, in the versions of its `requirements.txt`.
+pub fn python() -> Result<PathBuf> {
+    let requirements = include_str!("../../hack/lib/requirements.txt");
+    let version = requirements.lines().find_map(|line| line.strip_prefix("matplotlib=="));
+    let version = version.context("hack/lib/requirements.txt names no version of matplotlib")?;
+    let dir = cache_dir()?.join(format!("tools/python-{version}"));
+    if !dir.join("installed").exists() {
+        bail!("matplotlib {version} is not installed: run hack/lib/tools.sh python (looked for {})", dir.display());
+    }
+    Ok(dir.join("bin/python"))
+}
+
 /// Returns the directory for what is costly to make and safe to delete.
 #[expect(clippy::disallowed_methods, reason = "the lab is no part of the operator whose environment config reads")]
 pub fn cache_dir() -> Result<PathBuf> {
@@ -95,8 +110,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn versions_come_from_the_go_modules() {
+    fn versions_come_from_the_files_of_the_modules() {
         assert!(Tool::KubeApiserver.version().unwrap().starts_with("v1.34."));
         assert!(Tool::Etcd.version().unwrap().starts_with("v3.6."));
+        assert!(Tool::Helm.version().unwrap().starts_with("v3.19."));
     }
 }

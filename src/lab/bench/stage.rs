@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::super::control_plane::ApiWrite;
+use super::super::git::{BRANCH, HttpServer, Repositories, Repository, Scheme};
 use super::super::load::{self, Change, IMAGE, Load, RawList};
 use super::super::operator::{Operator, OperatorOptions};
 use super::super::postgres::{Database, RowWrites};
@@ -30,8 +31,9 @@ pub(super) struct ColdStart {
 }
 
 pub(super) struct Stage {
-    // Declared before the lab, so that it ends before its servers do.
+    // Declared before the servers, so that it ends before they do.
     operator: Option<Operator>,
+    archive: Option<Archive>,
     options: OperatorOptions,
     client: Client,
     database: Database,
@@ -39,6 +41,21 @@ pub(super) struct Stage {
     rows: usize,
     targets: usize,
     lab: Lab,
+}
+
+/// A repository that gets a file for each row, beside the table.
+struct Archive {
+    repository: Repository,
+    server: HttpServer,
+    repositories: Repositories,
+}
+
+impl Archive {
+    fn start() -> Result<Self> {
+        let repositories = Repositories::new()?;
+        let server = HttpServer::start(&repositories, Scheme::Http)?;
+        Ok(Self { repository: repositories.create("inventory")?, server, repositories })
+    }
 }
 
 /// Returns the directory of an etcd that holds the objects of this bench; fills one on the first call.
@@ -84,12 +101,20 @@ impl Stage {
         }
         lab.postgres().create_database(DATABASE).await?;
         let load = load_of(bench);
-        lab.api().apply(&manifests(bench, &load, &lab.postgres().dsn(DATABASE)))?;
+        let archive = if bench.name == Name::Restart { Some(Archive::start()?) } else { None };
+        let url = archive.as_ref().map(|archive| archive.server.url(&archive.repository));
+        lab.api().apply(&manifests(bench, &load, &lab.postgres().dsn(DATABASE), url.as_deref()))?;
         let log = lab.dir().join("kollect.log");
         let mut options = OperatorOptions::new(&bench.kollect, lab.api().operator_kubeconfig(), log);
         options.args.clone_from(&bench.operator_args);
+        if let Some(archive) = &archive {
+            let mirrors = archive.repositories.dir().join("mirrors").to_string_lossy().into_owned();
+            options.env.push(("KOLLECT_GIT_MIRROR_DIR".to_owned(), mirrors));
+        }
+        options.memory_limit_mib = bench.memory_limit_mib;
         let stage = Self {
             operator: None,
+            archive,
             options,
             client: lab.api().client().await?,
             database: lab.postgres().connect(DATABASE).await?,
@@ -218,6 +243,14 @@ impl Stage {
         self.lab.postgres().row_writes(&self.database, TABLE).await
     }
 
+    /// Returns the number of commits in the repository; fails unless it has a file for each object.
+    pub(super) fn commits(&self) -> Result<usize> {
+        let Archive { repository, .. } = self.archive.as_ref().context("this bench has no repository")?;
+        let files = repository.files(BRANCH)?.len();
+        ensure!(files == self.rows, "{files} files for {} objects", self.rows);
+        Ok(repository.log(BRANCH)?.len())
+    }
+
     /// Returns the operator's writes to the API, without the lease that a leader has to renew.
     pub(super) fn api_writes(&self) -> Result<Vec<ApiWrite>> {
         let mut writes = self.lab.api().operator_writes()?;
@@ -230,8 +263,9 @@ fn load_of(bench: &Bench) -> Load {
     Load { namespaces: bench.namespaces, per_namespace: bench.rows / bench.namespaces, ..Load::default() }
 }
 
-/// Returns everything that a user writes: six attributes, one of them CEL, and one shared table.
-fn manifests(bench: &Bench, load: &Load, dsn: &str) -> String {
+/// Returns everything that a user writes: six attributes, one of them CEL, one shared table, and one shared repository
+/// where there is one.
+fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) -> String {
     let mut documents = Vec::new();
     for target in 0..bench.targets {
         let namespace = load.namespace(target);
@@ -277,13 +311,14 @@ fn manifests(bench: &Bench, load: &Load, dsn: &str) -> String {
                 "postgres": {"databaseRef": {"name": "bench"}, "table": TABLE},
             }),
         ));
-        documents.push(named(
-            "KollectInventory",
-            json!({
-                "databaseSinkRefs": [{"name": "bench"}],
-                "exportMinInterval": bench.interval(),
-            }),
-        ));
+        let mut inventory = json!({"databaseSinkRefs": [{"name": "bench"}], "exportMinInterval": bench.interval()});
+        if let Some(endpoint) = repository {
+            let layout = json!({"mode": "perResource"});
+            let sink = json!({"type": "git", "cluster": "bench", "endpoint": endpoint, "layout": layout});
+            documents.push(named("KollectSnapshotSink", sink));
+            inventory["snapshotSinkRefs"] = json!([{"name": "bench"}]);
+        }
+        documents.push(named("KollectInventory", inventory));
     }
     json!({"apiVersion": "v1", "kind": "List", "items": documents}).to_string()
 }
