@@ -1,5 +1,6 @@
 //! The laboratory as a program: brings the real parts up and down, writes load, runs benches. Never part of a release.
 
+use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
@@ -11,11 +12,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use kollect::lab::bench::{self, Bench};
 use kollect::lab::git::{HttpServer, Repositories, Repository, Scheme};
-use kollect::lab::load::{self, Kind, Load};
+use kollect::lab::load::{self, Churn, Kind, Load};
 use kollect::lab::process::{self, Signal};
+use kollect::lab::proof;
+use kollect::lab::verify::{self, Sources};
 use kollect::lab::wait::wait_for;
 use kollect::lab::{Lab, LabOptions, control_plane, operator, tools};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Says how to reach a lab; written when all of it is ready.
 const ENV_FILE: &str = "lab.env";
@@ -42,6 +46,8 @@ enum Verb {
     /// Write, change or delete many objects.
     #[command(subcommand)]
     Load(LoadVerb),
+    /// Compare the objects with the store, the inventories, the table and the files; exit with 1 and the problems.
+    Verify(Verify),
     /// Read one unpaged list to its end; print seconds and bytes.
     RawList {
         #[arg(long)]
@@ -52,6 +58,9 @@ enum Verb {
     },
     /// Run a bench; the last line of output is one JSON object.
     Bench(BenchArguments),
+    /// Prove a size: load, converge, soak, faults, report. Fails when something claimed does not hold; the last line of
+    /// output is one JSON object.
+    Proof(proof::Options),
 }
 
 #[derive(Args)]
@@ -88,12 +97,18 @@ struct LoadArguments {
     kubeconfig: PathBuf,
     #[arg(long, default_value_t = 50)]
     namespaces: usize,
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 2_000, alias = "deployments-per-ns")]
     per_namespace: usize,
     #[arg(long, value_enum, default_value_t = Kind::Deployment)]
     kind: Kind,
     #[arg(long, default_value = "loadtest-")]
     namespace_prefix: String,
+    /// Replicas of a Deployment.
+    #[arg(long, default_value_t = 0)]
+    replicas: u32,
+    /// Part of the objects of each namespace, in percent, with the label that targets of a load test leave out.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=100))]
+    filtered_percent: u8,
     /// Requests per second at most.
     #[arg(long)]
     rate: Option<f64>,
@@ -116,6 +131,21 @@ enum LoadVerb {
         /// Tells the images of several runs apart.
         #[arg(long, default_value_t = 1)]
         round: u64,
+    },
+    /// Create, change and delete objects at a steady rate, the same ones for the same seed; print what was done at the
+    /// end, also after SIGINT or SIGTERM.
+    Churn {
+        #[command(flatten)]
+        load: LoadArguments,
+        /// Operations per minute, in percent of all objects: of ten one creates, one deletes, eight change.
+        #[arg(long, default_value_t = 1.0)]
+        percent_per_minute: f64,
+        /// How long, for example 10m; until a signal comes when absent.
+        #[arg(long = "for", value_parser = duration)]
+        length: Option<Duration>,
+        /// Operations of earlier runs, which this one continues: `operations` of what they printed.
+        #[arg(long, default_value_t = 0)]
+        skip: usize,
     },
     /// Delete a part of the objects, the same ones for the same seed.
     Delete {
@@ -140,6 +170,38 @@ struct Part {
 }
 
 #[derive(Args)]
+struct Verify {
+    #[arg(long)]
+    kubeconfig: PathBuf,
+    /// The operator's metrics endpoint, as in `http://127.0.0.1:8080/metrics`.
+    #[arg(long)]
+    metrics: Option<String>,
+    /// Connection string of the database.
+    #[arg(long)]
+    database: Option<String>,
+    #[arg(long, default_value = "inventory_items")]
+    table: String,
+    /// Directory of the bare repository.
+    #[arg(long)]
+    git: Option<PathBuf>,
+    /// The spec.cluster of the sinks.
+    #[arg(long, default_value = "loadtest")]
+    cluster: String,
+    /// Label selector of the namespaces whose inventories are looked at.
+    #[arg(long, default_value = load::NAMESPACE_LABEL.0)]
+    namespaces: String,
+    /// Commits of an inventory that were asked for by kollect.dev/export-now.
+    #[arg(long, default_value_t = 0)]
+    commits_asked: usize,
+    /// Look again until nothing is wrong, for so long, for example 60s.
+    #[arg(long, value_parser = duration, default_value = "0s")]
+    wait: Duration,
+    /// Print one JSON object instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args)]
 struct BenchArguments {
     #[arg(value_enum)]
     name: bench::Name,
@@ -161,6 +223,9 @@ struct BenchArguments {
     /// Directory of custom resource definitions. Default: those of the source tree.
     #[arg(long)]
     crds: Option<PathBuf>,
+    /// Run the operator in a memory control group with this limit in MiB, as a container has one. Takes root.
+    #[arg(long)]
+    memory_limit: Option<u64>,
     /// More flags for the operator.
     #[arg(long = "operator-arg", allow_hyphen_values = true)]
     operator_args: Vec<String>,
@@ -183,11 +248,13 @@ async fn run(command: Verb) -> Result<()> {
         Verb::Up(options) => up(options).await,
         Verb::Down { dir } => down(&dir).await,
         Verb::Load(verb) => write_load(verb).await,
+        Verb::Verify(arguments) => verify(arguments).await,
         Verb::RawList { kubeconfig, resource } => {
             let client = control_plane::client(&kubeconfig).await?;
             print(&serde_json::to_string(&load::raw_list(&client, &resource).await?)?)
         }
         Verb::Bench(arguments) => measure(arguments).await,
+        Verb::Proof(options) => print(&proof::run(&options).await?.to_string()),
     }
 }
 
@@ -352,6 +419,7 @@ fn write_whole(path: &Path, text: &str) -> Result<()> {
 async fn write_load(verb: LoadVerb) -> Result<()> {
     let (LoadVerb::Create(arguments)
     | LoadVerb::Patch { load: arguments, .. }
+    | LoadVerb::Churn { load: arguments, .. }
     | LoadVerb::Delete { load: arguments, .. }) = &verb;
     let client = control_plane::client(&arguments.kubeconfig).await?;
     let load = Load {
@@ -359,6 +427,8 @@ async fn write_load(verb: LoadVerb) -> Result<()> {
         namespaces: arguments.namespaces,
         per_namespace: arguments.per_namespace,
         prefix: arguments.namespace_prefix.clone(),
+        replicas: arguments.replicas,
+        filtered_percent: arguments.filtered_percent.into(),
         seed: arguments.seed,
         connections: arguments.connections,
         rate: arguments.rate,
@@ -366,10 +436,58 @@ async fn write_load(verb: LoadVerb) -> Result<()> {
     let summary = match &verb {
         LoadVerb::Create(_) => load.create(&client).await?,
         LoadVerb::Patch { part, round, .. } => load.patch(&client, part.choose(&load)?, *round).await?.0,
+        LoadVerb::Churn { percent_per_minute, length, skip, .. } => {
+            let churn = Churn { percent_per_minute: *percent_per_minute, length: *length, skip: *skip };
+            return churn_until_told(&client, &load, &churn).await;
+        }
         LoadVerb::Delete { namespaces_too: true, .. } => return load.delete_namespaces(&client).await,
         LoadVerb::Delete { part, .. } => load.delete(&client, part.choose(&load)?).await?,
     };
     print(&serde_json::to_string(&summary)?)
+}
+
+async fn churn_until_told(client: &kube::Client, load: &Load, churn: &Churn) -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let stop = CancellationToken::new();
+    let told = async {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+        std::future::pending::<Infallible>().await
+    };
+    let done = tokio::select! {
+        done = load::churn(client, load, churn, &stop) => done?,
+        never = told => match never {},
+    };
+    print(&serde_json::to_string(&done)?)
+}
+
+async fn verify(arguments: Verify) -> Result<()> {
+    let sources = Sources {
+        client: control_plane::client(&arguments.kubeconfig).await?,
+        metrics: arguments.metrics,
+        database: arguments.database,
+        table: arguments.table,
+        git: arguments.git,
+        cluster: arguments.cluster,
+        namespaces: arguments.namespaces,
+        commits_asked: arguments.commits_asked,
+    };
+    let verdict = verify::verified_within(&sources, arguments.wait).await?;
+    if arguments.json {
+        print(&serde_json::to_string(&verdict)?)?;
+    } else {
+        print(verdict.to_string().trim_end())?;
+    }
+    ensure!(verdict.is_ok(), "{} problems", verdict.problems.len());
+    Ok(())
+}
+
+/// Reads a duration such as 30s, 10m or 1h.
+fn duration(text: &str) -> Result<Duration, String> {
+    kollect::duration::parse_go_duration(text).map_err(|error| error.to_string())
 }
 
 impl Part {
@@ -398,6 +516,7 @@ async fn measure(arguments: BenchArguments) -> Result<()> {
         rate: arguments.rate,
         kollect: arguments.kollect.map_or_else(operator::sibling_program, Ok)?,
         crds: arguments.crds.unwrap_or_else(|| tools::repository_file("crds")),
+        memory_limit_mib: arguments.memory_limit,
         operator_args: arguments.operator_args,
     };
     print(&bench.run().await?.to_string())
