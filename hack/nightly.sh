@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is too long for a change and has to hold every night: all tests, many kills, long faults, many random histories, and
-# the benches with their limits. hack/nightly.sh [--list] [--only STEP]...
+# What is too long for a change and has to hold every night: all tests, many kills, long faults, many random histories, the
+# load test of 10,000 objects, and the benches with their limits. hack/nightly.sh [--list] [--only STEP]...
 # Each step has a bound in time; a step that fails or misses a limit does not stop those after it, and the exit code is 0
 # only if none did. Writes docs/nightly/<date>-<commit>.md after each step; with --only it is printed instead.
 set -euo pipefail
@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long model cold-start-10k cold-start-100k idle churn restart copy git freshness)
+STEPS=(test kill9 long model load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -16,8 +16,9 @@ step() {
     case "$1" in
     test) bound=90m run=(hack/test.sh) ;;
     kill9) bound=90m run=(env CI=true KOLLECT_KILL_ROUNDS=50 cargo test --features lab --test it -- killed_) ;;
-    long) bound=60m run=(env CI=true KOLLECT_LONG=1 cargo test --features lab --test it -- faults:: --skip killed_) ;;
+    long) bound=60m run=(env CI=true KOLLECT_LONG=1 cargo test --features lab --test it -- faults:: fleet:: proof:: --skip killed_) ;;
     model) bound=60m run=(env PROPTEST_CASES=20000 cargo test --features lab --lib -- "${LAWS[@]}") ;;
+    load-10k) bound=30m run=(hack/loadtest/tier.sh 10k) ;;
     cold-start-10k)
         bound=30m run=(hack/bench/bench.sh cold-start --rows 10000)
         limits='seconds <= 1.5 * raw_list_seconds + 1.5
@@ -28,6 +29,14 @@ peak_rss_mib <= 64'
         limits='seconds <= 1.5 * raw_list_seconds + 3
 cpu_seconds <= 12
 peak_rss_mib <= 128'
+        ;;
+    small)
+        # 100,000 rows in the smallest pod that is promised: its group counts pages of files as well.
+        bound=60m run=(hack/bench/bench.sh cold-start --rows 100000 --memory-limit 192)
+        limits='oom_kills == 0
+peak_group_mib <= 192
+peak_rss_mib <= 128
+seconds <= 1.5 * raw_list_seconds + 3'
         ;;
     idle)
         bound=45m run=(hack/bench/bench.sh idle --rows 10000)

@@ -31,6 +31,9 @@ echo clean
 section "generated files"
 hack/lib/generated.sh
 
+section "chart"
+hack/lib/chart.sh lint
+
 section "tests"
 # A part that is missing here is a mistake, not a reason to skip: the tools were just built.
 # Most tests wait for servers most of the time, so more of them run at once than there are cores.
