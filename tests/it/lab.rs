@@ -119,7 +119,7 @@ async fn kustomization_holds_the_rights_that_the_lab_grants() {
     let rendered = ground.api().kubectl(&["kustomize", dir.to_str().unwrap()]).unwrap();
     let difference =
         ground.api().kubectl(&["diff", "--server-side", "--force-conflicts", "-k", dir.to_str().unwrap()]).unwrap();
-    assert_eq!(rendered.matches("\nkind: ").count(), 5, "{rendered}");
+    assert_eq!(rendered.matches("\nkind: ").count(), 7, "{rendered}");
     assert_eq!(difference, "");
 }
 

@@ -41,9 +41,19 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("cel", &["expr"]),
     ("clap", &["config", "cli", "main", "bin/", "lab"]),
     ("tikv_jemallocator", &["main"]),
+    ("tikv_jemalloc_ctl", &["runtime/allocator"]),
+    ("jemalloc_pprof", &["http/pprof"]),
+    ("libc", &["http/pprof"]),
     ("tracing_subscriber", &["telemetry", "bin/", "lab"]),
-    ("kube", &["api", "validate", "watch", "deliver", "lease", "status", "control", "runtime", "bin/", "lab"]),
-    ("k8s_openapi", &["api", "validate", "watch", "deliver", "lease", "status", "control", "runtime", "bin/", "lab"]),
+    (
+        "kube",
+        &["api", "validate", "watch", "deliver", "lease", "status", "control", "http/auth", "runtime", "bin/", "lab"],
+    ),
+    (
+        "k8s_openapi",
+        &["api", "validate", "watch", "deliver", "lease", "status", "control", "http/auth", "runtime", "bin/", "lab"],
+    ),
+    ("rcgen", &["http/tls"]),
     ("anyhow", &["main", "cli", "bin/", "lab", "sinks/contract"]),
 ];
 

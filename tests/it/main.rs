@@ -5,6 +5,8 @@
 
 // Each module says `cfg(test)`, though all of this is a test, for that is how clippy knows that it may `unwrap`.
 #[cfg(test)]
+mod chart;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod faults;
@@ -25,9 +27,17 @@ mod layering;
 #[cfg(test)]
 mod lifecycle;
 #[cfg(test)]
+mod loadtest;
+#[cfg(test)]
+mod metrics;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod postgres;
+#[cfg(test)]
+mod profiles;
+#[cfg(test)]
+mod proof;
 #[cfg(test)]
 mod runbook;
 #[cfg(test)]

@@ -117,6 +117,7 @@ async fn every_key_of_the_runbook_is_found_in_log_metrics_conditions_and_events(
     what_waits_for_an_interval(&fault, &load).await;
     what_is_counted(&operator).await;
     what_is_well_again(&fault).await;
+    what_targets_do(&fault, &operator).await;
     operator.terminate().await.unwrap();
 }
 
@@ -207,4 +208,34 @@ async fn what_is_well_again(fault: &Fault) {
     })
     .await
     .unwrap();
+}
+
+async fn what_targets_do(fault: &Fault, operator: &Operator) {
+    let namespace = fault.job.namespace();
+    let target = format!("{namespace}/maps");
+    assert_eq!(line(fault, "registered collection target", &[("target", &target)]).await["level"], "debug");
+
+    let attributes = r#"{"spec":{"attributes":[{"name":"text","path":"cel:object.data.absent"}]}}"#;
+    fault.job.kubectl(&["-n", namespace, "patch", "kprof", "maps", "--type=merge", "-p", attributes]);
+    let failed = line(fault, "extract attributes", &[("target", &target)]).await;
+    assert_eq!(failed["level"], "error");
+    assert!(failed["error"].as_str().is_some_and(|error| error.contains("text")), "{failed}");
+
+    let ready = format!(r#"kollect_target_ready{{target_namespace="{namespace}",target_name="maps"}}"#);
+    wait_for_metric(operator, PATIENCE, "a target that fails", |metrics| metrics.get(&ready) == Some(0.0))
+        .await
+        .unwrap();
+    fault.job.kubectl(&[
+        "-n",
+        namespace,
+        "patch",
+        "ktgt",
+        "maps",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"suspend":true}}"#,
+    ]);
+    assert_eq!(line(fault, "target suspended", &[("target", &target)]).await["level"], "info");
+    // What its owner wants is nothing to be alarmed about.
+    wait_for_metric(operator, PATIENCE, "no more of it", |metrics| metrics.get(&ready).is_none()).await.unwrap();
 }
