@@ -13,7 +13,7 @@ use jiff::Timestamp;
 
 use places::{Left, Way};
 use report::{SinkState, SinkView, degraded, findings, substance};
-use wish::{AUDIT_NOW, Asked, EXPORT_NOW, Wish};
+use wish::{AUDIT_NOW, Asked, EXPORT_NOW, Wish, written_at};
 
 use super::Control;
 use super::family::{SinkObject, SinkSpec};
@@ -141,7 +141,7 @@ impl Control {
 
     /// Does what the annotations ask for. What stood there before a start may be new, and is done (again), with two
     /// exceptions. What lets rows go was said of other rows; and what hurries would end the interval of an earlier process
-    /// with each start, while all else is delivered at a start as it is.
+    /// with each start: a binding looks by itself whether that was written since its last export.
     async fn grant(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
         if state.mass_deletion.take(object, ALLOW_MASS_DELETION) == Asked::Since {
             self.release_mass_deletions(&key.namespace);
@@ -298,8 +298,9 @@ impl Control {
             .iter()
             .find(|export| export.name == key.sink.to_string())
             .and_then(|export| export.last_export_time.as_ref())
-            // An edit that came while nobody looked does not wait either.
+            // What was edited, or asked for, while nobody looked does not wait either.
             .filter(|_| interval >= REMEMBERED_INTERVAL && recorded.observed_generation == Some(inventory.generation()))
+            .filter(|last| written_at(&inventory.meta, EXPORT_NOW).is_none_or(|asked| asked < last.0))
             .map(|last| idle_for(last.0, Timestamp::now()));
         let binding = Binding {
             key: key.clone(),

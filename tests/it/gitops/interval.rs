@@ -72,5 +72,13 @@ async fn restarts_do_not_shorten_it(bench: &Bench, mut operator: Operator) -> Op
     job.annotate("kinv/all", "kollect.dev/export-now=1");
     bench.equals_the_cluster().await;
     assert_eq!(bench.both().map(|repository| Bench::log(repository).len()), before.map(|length| length + 1));
+
+    // The same while nobody looks.
+    operator.kill9().await.unwrap();
+    bench.set_image(&load.object(2), "restarted:2");
+    job.annotate("kinv/all", "kollect.dev/export-now=2");
+    operator = bench.operator().await;
+    bench.equals_the_cluster().await;
+    assert_eq!(bench.both().map(|repository| Bench::log(repository).len()), before.map(|length| length + 2));
     operator
 }
