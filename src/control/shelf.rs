@@ -1,12 +1,15 @@
 //! Our own objects as the API server has them: one shelf for each kind, filled by a watch.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::StreamExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{Api, DynamicObject, PartialObjectMeta};
 use kube::runtime::WatchStreamExt;
+use kube::runtime::utils::{self, ResetTimerBackoff};
 use kube::runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -14,6 +17,10 @@ use tokio::sync::mpsc;
 
 use crate::api::v1alpha1::Kind;
 use crate::model::{Name, Namespace, ObjectKey};
+use crate::schedule::backoff::Backoff;
+
+/// The longest wait until a watch that failed is tried again.
+const MAX_DELAY: Duration = Duration::from_secs(10);
 
 /// An object with its spec, or why the spec cannot be read.
 #[derive(Debug)]
@@ -176,15 +183,37 @@ pub(super) enum Notice {
 /// Watches one of our kinds for ever. Failures are logged once and tried again with backoff.
 pub(super) async fn watch_kind(client: kube::Client, kind: Kind, notices: mpsc::Sender<Notice>) {
     let api: Api<DynamicObject> = Api::all_with(client, &kind.resource());
-    let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    let stream = watcher::watcher(api, watcher::Config::default()).backoff(delays());
     forward(stream, kind.as_str(), notices, |event| Notice::Object(kind, event)).await;
 }
 
 /// Watches labels and annotations of all namespaces for ever.
 pub(super) async fn watch_namespaces(client: kube::Client, notices: mpsc::Sender<Notice>) {
     let api: Api<PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>> = Api::all(client);
-    let stream = watcher::watcher(api, watcher::Config::default()).default_backoff();
+    let stream = watcher::watcher(api, watcher::Config::default()).backoff(delays());
     forward(stream, "Namespace", notices, Notice::Namespace).await;
+}
+
+/// Full jitter up to [`MAX_DELAY`], from the start again after two minutes without failure.
+struct Delays(Backoff);
+
+impl Iterator for Delays {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.0.next_delay())
+    }
+}
+
+impl utils::Backoff for Delays {
+    fn reset(&mut self) {
+        self.0.reset();
+    }
+}
+
+fn delays() -> ResetTimerBackoff<Delays> {
+    let backoff = Backoff::capped(RandomState::new().hash_one(MAX_DELAY), MAX_DELAY);
+    ResetTimerBackoff::new(Delays(backoff), Duration::from_mins(2))
 }
 
 async fn forward<T>(

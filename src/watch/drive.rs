@@ -46,7 +46,7 @@ const FORBIDDEN_RETRY: Duration = Duration::from_secs(20);
 /// The pause before a watch that has ended is opened again.
 const REOPEN: Duration = Duration::from_millis(50);
 /// The longest wait after other failures.
-const MAX_DELAY: Duration = Duration::from_secs(30);
+const MAX_DELAY: Duration = Duration::from_secs(10);
 
 /// A list that is too empty is read once more after this.
 const SECOND_LOOK: Duration = Duration::from_secs(30);
@@ -175,7 +175,7 @@ impl<A: Api> Driver<A> {
     pub(super) async fn run(self) {
         let mut state = State::List;
         let mut doubt = Doubt::default();
-        let mut backoff = Backoff::new(RandomState::new().hash_one(&self.extent));
+        let mut backoff = Backoff::capped(RandomState::new().hash_one(&self.extent), MAX_DELAY);
         loop {
             match self.step(&mut state, &mut doubt).await {
                 Ok(()) => backoff.reset(),
@@ -192,7 +192,7 @@ impl<A: Api> Driver<A> {
                     }
                     let delay = match error.class() {
                         crate::error::Class::Forbidden => FORBIDDEN_RETRY,
-                        _ => backoff.next_delay().min(MAX_DELAY),
+                        _ => backoff.next_delay(),
                     };
                     tokio::time::sleep(delay).await;
                 }
