@@ -18,6 +18,9 @@ use crate::model::ObjectKey;
 /// A commit is stamped before it is pushed, in whole seconds; the interval counts from the push.
 const TOLERANCE: Duration = Duration::from_secs(2);
 
+/// Commits of a path that a problem names.
+const MAX_SHOWN: usize = 5;
+
 /// What stands for a cluster without a name.
 const UNNAMED: &str = "default";
 
@@ -144,26 +147,29 @@ impl Tree {
         intervals: &HashMap<&str, Duration>,
         asked: usize,
     ) -> Result<()> {
-        let log = ["-c", "core.quotePath=false", "log", "--format=tformat:%x01%ct", "--name-only", branch, "--"];
+        let log = ["-c", "core.quotePath=false", "log", "--format=tformat:%x01%ct %h %s", "--name-only", branch, "--"];
         let log = process::run(repository.git().args(log)).context("failed to read the commits")?;
-        let mut times: HashMap<&str, Vec<u64>> = HashMap::new();
-        let mut now = 0;
+        let mut commits: BTreeMap<&str, Vec<(u64, &str)>> = BTreeMap::new();
+        let mut commit = (0, "");
         for line in log.lines().filter(|line| !line.is_empty()) {
-            if let Some(time) = line.strip_prefix('\x01') {
-                now = time.parse().context("a commit without a time")?;
+            if let Some(line) = line.strip_prefix('\x01') {
+                let (time, rest) = line.split_once(' ').context("a commit without a time")?;
+                commit = (time.parse().context("a commit without a time")?, rest);
                 self.commits += 1;
             } else if intervals.contains_key(line) {
-                times.entry(line).or_default().push(now);
+                commits.entry(line).or_default().push(commit);
             }
         }
-        let mut paths: Vec<&str> = times.keys().copied().collect();
-        paths.sort_unstable();
-        for path in paths {
+        for (path, commits) in commits {
             let interval = intervals.get(path).copied().unwrap_or_default();
-            let most = most_within(times.remove(path).unwrap_or_default(), interval.saturating_sub(TOLERANCE));
+            let times = commits.iter().map(|(time, _)| *time).collect();
+            let most = most_within(times, interval.saturating_sub(TOLERANCE));
             self.commits_per_interval = self.commits_per_interval.max(most);
             if !interval.is_zero() && most > 1 + asked {
-                self.problems.push(format!("{path} was committed {most} times within {interval:?}"));
+                let shown: Vec<String> =
+                    commits.iter().take(MAX_SHOWN).map(|(time, commit)| format!("at {time} {commit}")).collect();
+                let shown = shown.join(", ");
+                self.problems.push(format!("{path} was committed {most} times within {interval:?}; the last: {shown}"));
             }
         }
         Ok(())

@@ -66,10 +66,12 @@ struct Shell {
     process: Child,
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
+    /// The log of the operator, which explains a failure.
+    log: PathBuf,
 }
 
 impl Shell {
-    fn start(variables: &[(&str, String)]) -> Self {
+    fn start(variables: &[(&str, String)], log: PathBuf) -> Self {
         let mut process = Command::new("bash")
             .args(["-euo", "pipefail", "-s"])
             .current_dir(repository_file(""))
@@ -81,7 +83,7 @@ impl Shell {
             .unwrap();
         let input = process.stdin.take().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap()).lines();
-        Self { process, input, output }
+        Self { process, input, output, log }
     }
 
     /// Runs a block and returns what it printed.
@@ -96,7 +98,10 @@ impl Shell {
             match line.unwrap_or_else(|_| panic!("no end of\n{block}\n{printed}")).unwrap() {
                 Some(line) if line == DONE => return printed,
                 Some(line) => printed = printed + &line + "\n",
-                None => panic!("{:?} after\n{block}\n{printed}", self.process.wait().await),
+                None => {
+                    let log = process::tail(&self.log, 60);
+                    panic!("{:?} after\n{block}\n{printed}\n{log}", self.process.wait().await)
+                }
             }
         }
     }
@@ -238,7 +243,7 @@ async fn documented_commands_of_the_load_test_hold_and_verify_sees_what_is_wrong
     let headings = ["Where", "Install", "Fill", "Verify", "Churn", "Clean up"];
     assert!(headings.iter().all(|heading| blocks.iter().any(|(under, _)| under == heading)), "{blocks:?}");
     let has_chart = repository_file("charts/kollect").exists() && helm().is_some();
-    let mut shell = Shell::start(&site.variables);
+    let mut shell = Shell::start(&site.variables, site.options.log.clone());
     let mut ended = "";
     for (heading, block) in &blocks {
         if ended == "Churn" && heading == "Clean up" {
