@@ -332,10 +332,10 @@ impl Control {
         let now = Self::now();
         let generation = object.generation();
         let views: Vec<SinkView> = refs.iter().flatten().map(|sink| self.view(key, sink)).collect();
-        if views.iter().any(|view| matches!(view.report.gap, Some(Gap::Awaited(_)))) {
-            // Why a part is not known changes without any news of the delivery.
-            self.look_again((Kind::Inventory, key.clone()), Some(LISTING));
-        }
+        // Why a part is not known changes without any news of the delivery, and so does that a change waits too long.
+        let awaits = views.iter().any(|view| matches!(view.report.gap, Some(Gap::Awaited(_))));
+        let late = views.iter().filter_map(SinkView::late_in).min();
+        self.look_again((Kind::Inventory, key.clone()), if awaits { Some(LISTING) } else { late });
         let (mut findings, class) = match refs {
             Err(failing) => degraded(failing),
             Ok(_) => findings(&views, rows, whole),
@@ -417,7 +417,8 @@ impl Control {
                 }),
                 None if let Some(Gap::Awaited(awaited)) = &report.gap => self.waiting(key, awaited),
                 None if !report.acknowledged => SinkState::Pending(STARTING.to_owned()),
-                None if report.debounced && report.lag() <= sink.interval + SYNC_GRACE => SinkState::Debounced,
+                None if report.lag() > sink.interval + SYNC_GRACE => SinkState::Late(late(sink.interval)),
+                None if report.debounced => SinkState::Debounced,
                 None => SinkState::Exported,
             },
         };
@@ -439,6 +440,16 @@ impl Control {
         let why = format!("the document waits for the first list of {lacks}; {end}");
         if awaited.since.elapsed() < LISTING { SinkState::Pending(why) } else { SinkState::Awaiting(why) }
     }
+}
+
+/// Says that a change waits although its interval is over.
+fn late(interval: Duration) -> String {
+    let interval = crate::api::v1alpha1::Duration::from(interval);
+    format!(
+        "a change has been waiting for more than {} s beyond the interval of {interval}: its delivery, or those of other \
+         inventories to the same destination, take that long",
+        SYNC_GRACE.as_secs()
+    )
 }
 
 /// Returns for how long nothing was written, as far as wall clocks can tell: a write that lies in the future, since a

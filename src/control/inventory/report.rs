@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use serde_json::Value;
 
-use super::{Failing, REMEMBERED_INTERVAL};
+use super::{Failing, REMEMBERED_INTERVAL, SYNC_GRACE};
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
 use crate::api::v1alpha1::{KollectInventoryStatus, SinkExport};
 use crate::deliver::Report;
@@ -30,6 +30,8 @@ pub(super) enum SinkState {
     Exported,
     /// A change waits for the interval.
     Debounced,
+    /// A change waits although its interval is over, and nothing failed.
+    Late(String),
     /// Nothing has been delivered yet, and nothing is wrong.
     Pending(String),
     /// A document waits for what is not known yet, and nothing is wrong.
@@ -38,6 +40,13 @@ pub(super) enum SinkState {
 }
 
 impl SinkView {
+    /// Returns after how long the change that waits is late.
+    pub(super) fn late_in(&self) -> Option<Duration> {
+        let left = (self.interval + SYNC_GRACE).saturating_sub(self.report.lag());
+        (!self.report.lag().is_zero() && matches!(self.state, SinkState::Exported | SinkState::Debounced))
+            .then_some(left)
+    }
+
     pub(super) fn export(&self, before: &KollectInventoryStatus, generation: i64, now: &Time) -> SinkExport {
         let old = before.sink_exports.iter().find(|export| export.name == self.name);
         if let (SinkState::Pending(_), Some(old)) = (&self.state, old) {
@@ -55,7 +64,7 @@ impl SinkView {
                 let message = format!("a change waits for the interval of {interval}{lacks}");
                 (ConditionStatus::True, reasons::DEBOUNCED, message)
             }
-            SinkState::Pending(why) | SinkState::Awaiting(why) => {
+            SinkState::Pending(why) | SinkState::Awaiting(why) | SinkState::Late(why) => {
                 (ConditionStatus::False, reasons::PROGRESSING, why.clone())
             }
             SinkState::Failing(failing) => {
@@ -125,15 +134,8 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
     }
     if failing.is_empty() && pending.is_empty() {
         let exported = format!("exported {rows} item(s) across {good} sink(s){unfinished}");
-        let waits = views.iter().any(|view| view.state == SinkState::Debounced);
         found.push(finding(types::READY, ConditionStatus::True, reasons::EXPORTED, &exported));
-        let synced = if waits {
-            finding(types::SYNCED, ConditionStatus::True, reasons::DEBOUNCED, "a change waits for its interval")
-        } else {
-            let message = format!("exported to {good} sink(s)");
-            finding(types::SYNCED, ConditionStatus::True, reasons::EXPORTED, &message)
-        };
-        found.push(synced);
+        found.push(synced(views));
         let reachable = "the last delivery to every sink succeeded";
         found.push(finding(types::SINK_REACHABLE, ConditionStatus::True, reasons::EXPORT_SUCCEEDED, reachable));
         return (found, None);
@@ -175,6 +177,21 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
     found.push(finding(types::SINK_REACHABLE, ConditionStatus::False, reason, &message));
     let class = if terminal { Class::Terminal } else { Class::Transient };
     (found, Some(class))
+}
+
+/// Says whether sinks that all take what they are given are up to date.
+fn synced(views: &[SinkView]) -> Finding {
+    let late = views.iter().find_map(|view| match &view.state {
+        SinkState::Late(why) => Some(format!("{}: {why}", view.name)),
+        _ => None,
+    });
+    let waits = views.iter().any(|view| view.state == SinkState::Debounced);
+    let (status, reason, message) = match late {
+        Some(late) => (ConditionStatus::False, reasons::PROGRESSING, late),
+        None if waits => (ConditionStatus::True, reasons::DEBOUNCED, "a change waits for its interval".to_owned()),
+        None => (ConditionStatus::True, reasons::EXPORTED, format!("exported to {} sink(s)", views.len())),
+    };
+    Finding { type_: types::SYNCED, status, reason, message }
 }
 
 /// Returns what is added to a message of what was written.
@@ -238,6 +255,8 @@ fn quiet(conditions: &mut [Condition]) {
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
 
     const NOW: Time = Time(jiff::Timestamp::UNIX_EPOCH);
@@ -277,6 +296,10 @@ mod tests {
                 &["Ready=True/Exported", "Synced=True/Debounced", "SinkReachable=True/ExportSucceeded"],
             ),
             (
+                &[waits(), view("database/h", SinkState::Late("it takes long".into()))],
+                &["Ready=True/Exported", "Synced=False/Progressing", "SinkReachable=True/ExportSucceeded"],
+            ),
+            (
                 &[good(), broken()],
                 &["Ready=True/PartiallySynced", "Synced=False/PartiallySynced", "SinkReachable=False/ExportFailed"],
             ),
@@ -303,6 +326,18 @@ mod tests {
         for (views, want) in cases {
             assert_eq!(said(views), *want);
         }
+    }
+
+    #[test]
+    fn a_change_is_late_half_a_minute_after_its_interval() {
+        let waiting = |seconds| {
+            let behind_since = Instant::now().checked_sub(Duration::from_secs(seconds));
+            SinkView { report: Report { behind_since, ..Report::default() }, ..view("a", SinkState::Debounced) }
+        };
+        let left = waiting(20).late_in().unwrap();
+        assert!(left <= Duration::from_secs(40) && left > Duration::from_secs(35), "{left:?}");
+        assert_eq!(waiting(70).late_in(), Some(Duration::ZERO));
+        assert_eq!(view("a", SinkState::Exported).late_in(), None);
     }
 
     #[test]

@@ -197,14 +197,20 @@ struct UniqueIndex {
     columns: Vec<String>,
 }
 
+/// Returns what lets writers go on beside a statement about an index of a relation of this kind: a partitioned table
+/// knows no such thing.
+fn beside_writers(kind: &str) -> &'static str {
+    if kind == "p" { "" } else { " CONCURRENTLY" }
+}
+
 impl UniqueIndex {
     /// Returns the statement that drops the index.
-    fn drop(&self, schema: &str, table: &str) -> String {
+    fn drop(&self, kind: &str, schema: &str, table: &str) -> String {
         let name = Quoted(self.name.clone());
         if self.is_constraint {
             format!("ALTER TABLE {table} DROP CONSTRAINT {name}")
         } else {
-            format!("DROP INDEX CONCURRENTLY {}.{name}", Quoted(schema.to_owned()))
+            format!("DROP INDEX{} {}.{name}", beside_writers(kind), Quoted(schema.to_owned()))
         }
     }
 
@@ -430,7 +436,11 @@ impl Shape {
             return Err(SchemaError::NoKey {
                 table: table.to_owned(),
                 key: self.key.join(", "),
-                ddl: format!("CREATE UNIQUE INDEX CONCURRENTLY ON {table} ({})", self.key.join(", ")),
+                ddl: format!(
+                    "CREATE UNIQUE INDEX{} ON {table} ({})",
+                    beside_writers(&relation.kind),
+                    self.key.join(", ")
+                ),
             });
         }
         for index in &relation.unique {
@@ -450,7 +460,7 @@ impl Shape {
             return Err(SchemaError::NarrowKey {
                 table: table.to_owned(),
                 columns: index.columns.join(", "),
-                ddl: index.drop(schema, table),
+                ddl: index.drop(&relation.kind, schema, table),
                 index: Quoted(index.name.clone()),
             });
         }
@@ -487,8 +497,8 @@ pub(super) async fn mend_unique(
 ) -> Result<Option<String>, PostgresError> {
     let doing = || format!("look at unique index {index} of table {}", names.data());
     let sql = "SELECT EXISTS (SELECT FROM pg_catalog.pg_constraint k WHERE k.conindid = c.oid AND k.contype IN ('p', 'u')), \
-         ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid ORDER BY a.attnum) \
-         FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
+         ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a WHERE a.attrelid = c.oid ORDER BY a.attnum), \
+         t.relkind::text FROM pg_catalog.pg_class c JOIN pg_catalog.pg_index i ON i.indexrelid = c.oid \
          JOIN pg_catalog.pg_class t ON t.oid = i.indrelid JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace \
          WHERE n.nspname = $1 AND t.relname = $2 AND c.relname = $3";
     let params: [(&(dyn ToSql + Sync), Type); 3] =
@@ -497,13 +507,14 @@ pub(super) async fn mend_unique(
     let Some(row) = row else { return Ok(None) };
     let failed = |error| PostgresError::driver(doing(), error);
     let (is_constraint, columns) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
+    let kind: String = row.try_get(2).map_err(failed)?;
     let index = UniqueIndex { name: index.to_owned(), is_constraint, columns };
     let why = if index.is_on(&OLD_KEY) {
         "the key of earlier releases does not know the cluster; once none of them writes here, run"
     } else {
         "this unique index is none of ours and refuses rows that differ; run"
     };
-    Ok(Some(format!("{why}: {}", index.drop(&names.schema, &names.data()))))
+    Ok(Some(format!("{why}: {}", index.drop(&kind, &names.schema, &names.data()))))
 }
 
 /// Asks the catalog.

@@ -106,6 +106,10 @@ async fn each_fault_of_a_table_is_named_with_what_mends_it() {
              source_uid), and would refuse some; run: DROP INDEX CONCURRENTLY \"public\".\"narrow\"",
         ),
         (
+            format!("CREATE TABLE items ({good}) PARTITION BY LIST (cluster)"),
+            "run: CREATE UNIQUE INDEX ON \"public\".\"items\" (cluster,",
+        ),
+        (
             format!("CREATE TABLE items ({good}, {key}, CONSTRAINT one UNIQUE (source_uid))"),
             "run: ALTER TABLE \"public\".\"items\" DROP CONSTRAINT \"one\"",
         ),
