@@ -170,7 +170,8 @@ pub trait DocumentSink: Sink {
     /// Tells whether [publishing](Self::publish) would write nothing.
     fn has<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<bool, SinkError>>;
 
-    /// Brings the sink to a document, all or nothing; creates the destination when it may and must.
+    /// Brings the sink to a document, all or nothing; creates the destination when it may and must. Where nothing is, and
+    /// the document has no row, nothing is written.
     ///
     /// Idempotent: it compares with what is there and writes only what differs, so that publishing again is also how a
     /// sink is looked at and mended. [`Receipt::written`] is 0 when nothing was written.

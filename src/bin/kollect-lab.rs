@@ -181,7 +181,7 @@ struct Verify {
     database: Option<String>,
     #[arg(long, default_value = "inventory_items")]
     table: String,
-    /// Directory of the bare repository.
+    /// Directory of the bare repository; a mirror is brought up to date first.
     #[arg(long)]
     git: Option<PathBuf>,
     /// The spec.cluster of the sinks.

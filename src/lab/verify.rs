@@ -54,7 +54,7 @@ pub struct Sources {
     pub database: Option<String>,
     /// The table of rows; that of states has `_state` behind it.
     pub table: String,
-    /// Directory of the bare repository. Without it no files are looked at.
+    /// Directory of the bare repository; one that is a mirror is brought up to date first. Without it no files are looked at.
     pub git: Option<PathBuf>,
     /// The `spec.cluster` of the sinks.
     pub cluster: String,

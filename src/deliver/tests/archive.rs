@@ -85,9 +85,11 @@ impl Shelves {
     fn take(&mut self, document: &Document, heard: bool) -> Receipt {
         let items: Items = document.rows.iter().map(item).collect();
         let there = self.kept.get(&name(&document.scope));
-        let written = there.is_none_or(|kept| kept.items != items);
-        let kept = Kept { scope: (*document.scope).clone(), owned: true, items: items.clone() };
-        self.kept.insert(name(&document.scope), kept);
+        let written = there.map_or(!items.is_empty(), |kept| kept.items != items);
+        if written || there.is_some() {
+            let kept = Kept { scope: (*document.scope).clone(), owned: true, items: items.clone() };
+            self.kept.insert(name(&document.scope), kept);
+        }
         let max_part_bytes = document.max_part_bytes;
         let checksum = Some(format!("{} items", items.len()));
         self.published.push(Published { at: Instant::now(), items, max_part_bytes, written, heard });
@@ -145,7 +147,7 @@ impl Sink for Archive {
 impl DocumentSink for Archive {
     fn has<'a>(&'a self, document: &'a Document) -> BoxFuture<'a, Result<bool, SinkError>> {
         let items: Items = document.rows.iter().map(item).collect();
-        let has = self.items(&document.scope) == Some(items);
+        let has = self.items(&document.scope).map_or(items.is_empty(), |there| there == items);
         Box::pin(async move { Ok(has) })
     }
 

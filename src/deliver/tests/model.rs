@@ -380,7 +380,7 @@ impl World {
             .collect();
         prop_assert_eq!(&self.sink.stored.lock().contents(), &want);
         let known = self.papers.known.last().cloned().unwrap_or_default();
-        prop_assert_eq!(self.papers.archive.items(&scope()), Some(items(known.values())));
+        prop_assert_eq!(self.papers.archive.items(&scope()).unwrap_or_default(), items(known.values()));
         prop_assert_eq!(items(known.values()).len(), want.len());
         let deliveries = self.sink.deliveries().len();
         let published = self.papers.archive.shelves.lock().published.len();

@@ -47,6 +47,7 @@ pub(super) struct Tree {
 /// Reads the files of these inventories; `asked` commits of each may come sooner than its interval.
 pub(super) fn read(dir: &Path, cluster: &str, inventories: &BTreeMap<ObjectKey, Files>, asked: usize) -> Result<Tree> {
     let repository = Repository::open(dir);
+    refresh(&repository)?;
     let refs = repository.refs()?;
     let (mut tree, mut owners) = (Tree::default(), BTreeMap::<&str, BTreeMap<String, &ObjectKey>>::new());
     let cluster = if cluster.is_empty() { UNNAMED } else { cluster };
@@ -174,6 +175,15 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Brings a mirror up to date, so that who waits sees what is pushed meanwhile.
+fn refresh(repository: &Repository) -> Result<()> {
+    let remotes = process::run(repository.git().arg("remote")).context("failed to read the remotes")?;
+    if !remotes.trim().is_empty() {
+        process::run(repository.git().args(["remote", "update", "--prune"])).context("failed to update the mirror")?;
+    }
+    Ok(())
 }
 
 /// Returns the blobs of a revision by path.

@@ -1,9 +1,9 @@
 //! What every sink of documents must do, as a test that each passes.
 //!
-//! The promises of [`DocumentSink`]: an equal document is not written again, by nobody and at no other time; one that
-//! shrinks or is emptied leaves nothing behind; other scopes are left alone; failures have the right class; what somebody
-//! does behind the sink's back is mended by publishing again; a scope that is left is gone or nobody's, and what is dropped
-//! half way has happened either not at all or as a whole.
+//! The promises of [`DocumentSink`]: nothing is written before there is a row; an equal document is not written again, by
+//! nobody and at no other time; one that shrinks or is emptied leaves nothing behind; other scopes are left alone; failures
+//! have the right class; what somebody does behind the sink's back is mended by publishing again; a scope that is left is
+//! gone or nobody's, and what is dropped half way has happened either not at all or as a whole.
 
 use std::sync::Arc;
 
@@ -56,6 +56,7 @@ pub fn document(scope: &Arc<Scope>, mut rows: Vec<Row>, max_part_bytes: u64, sec
 /// # Errors
 /// The first promise that is broken.
 pub async fn run(subject: &impl DocumentSubject) -> Result<()> {
+    nothing_is_written_before_the_first_row(subject).await.context("nothing is written before the first row")?;
     equal_document_is_not_written_again(subject).await.context("an equal document is not written again")?;
     shrunken_document_leaves_nothing_behind(subject).await.context("a smaller document leaves nothing behind")?;
     other_scopes_are_untouched(subject).await.context("other scopes are untouched")?;
@@ -69,6 +70,16 @@ pub async fn run(subject: &impl DocumentSubject) -> Result<()> {
 /// Tells whether nothing was done.
 fn is_idle(receipt: &Receipt) -> bool {
     (receipt.written, receipt.deleted) == (0, 0)
+}
+
+async fn nothing_is_written_before_the_first_row(subject: &impl DocumentSubject) -> Result<()> {
+    let (sink, scope) = (subject.sink(), scope("contract", "team-a", "begins"));
+    let empty = sink.publish(&document(&scope, Vec::new(), WHOLE, 1)).await?;
+    ensure!(is_idle(&empty), "without a row: {empty:?}");
+    ensure!(sink.has(&document(&scope, Vec::new(), WHOLE, 2)).await?, "without a row, and not there");
+    let first = sink.publish(&document(&scope, rows(1, |_| "{}".to_owned())?, WHOLE, 3)).await?;
+    ensure!(!is_idle(&first) && subject.stored(&scope).await?.len() == 1, "the first row: {first:?}");
+    Ok(())
 }
 
 async fn equal_document_is_not_written_again(subject: &impl DocumentSubject) -> Result<()> {

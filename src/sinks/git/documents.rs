@@ -26,8 +26,9 @@ impl GitSink {
 
     /// Compares what is there with what would be written; when it was written is no difference.
     async fn has_all(&self, document: &Document) -> Result<bool, GitError> {
-        let files = self.render(document).await?.files;
+        let rendered = self.render(document).await?;
         let holdings = self.actor.owned(document.scope.clone()).await?;
+        let files = wanted(document, rendered.files, &holdings);
         if files.len() != holdings.len() || holdings.iter().any(|holding| holding.state == State::Altered) {
             return Ok(false);
         }
@@ -45,7 +46,8 @@ impl GitSink {
         let facts = self.facts(&scope, &document.standing, rendered.checksum.to_string(), document.exported_at)?;
         // Whoever publishes wants to know what is there, not what this process left there.
         let holdings = self.actor.owned(scope.clone()).await?;
-        let change = self.change(document, rendered.files, holdings)?;
+        let files = wanted(document, rendered.files, &holdings);
+        let change = self.change(document, files, holdings)?;
         let outcome = self.actor.submit(Edit { scope, change, facts }).await?;
         if let Some((path, other)) = outcome.conflicts.into_iter().next() {
             return Err(GitError::PathConflict { path, other });
@@ -70,6 +72,12 @@ impl GitSink {
         }
         Ok(Change::Successor { files, released })
     }
+}
+
+/// Returns the files to have: an inventory that never had a row has none, so that its first commit, after which the interval
+/// begins, is one with rows.
+fn wanted(document: &Document, files: Vec<File>, holdings: &[Holding]) -> Vec<File> {
+    if document.rows.is_empty() && holdings.is_empty() { Vec::new() } else { files }
 }
 
 impl DocumentSink for GitSink {
