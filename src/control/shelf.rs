@@ -32,10 +32,30 @@ pub(super) struct Object<S> {
 
 /// A spec that does not decode. The text names the field.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("spec.{path}: {message}; correct the field and apply the object again")]
+#[error("{path}: {message}; correct the field and apply the object again")]
 pub(super) struct SpecError {
-    pub(super) path: String,
-    pub(super) message: String,
+    path: String,
+    message: String,
+}
+
+impl SpecError {
+    fn of<D: DeserializeOwned>(error: &serde_path_to_error::Error<serde_json::Error>, spec: &Value) -> Self {
+        let known = error.path().to_string();
+        let path = if known != "." { Some(known) } else { culprit::<D>(spec) };
+        let path = path.map_or_else(|| "spec".to_owned(), |path| format!("spec.{path}"));
+        Self { path, message: error.inner().to_string() }
+    }
+}
+
+/// Finds the field without which a spec can be read: a place inside of a flattened struct is not told.
+fn culprit<D: DeserializeOwned>(spec: &Value) -> Option<String> {
+    let fields = spec.as_object()?;
+    let guilty = |field: &str| {
+        let mut rest = fields.clone();
+        rest.remove(field);
+        D::deserialize(Value::Object(rest)).is_ok()
+    };
+    fields.keys().find(|field| guilty(field)).cloned()
 }
 
 impl<S> Object<S> {
@@ -54,9 +74,9 @@ impl<S> Object<S> {
         let key = key_of(&metadata);
         let status = data.get_mut("status").map(Value::take).unwrap_or_default();
         let spec = data.get_mut("spec").map_or_else(|| Value::Object(serde_json::Map::new()), Value::take);
-        let spec = serde_path_to_error::deserialize::<_, D>(spec)
+        let spec = serde_path_to_error::deserialize::<_, D>(&spec)
             .map(Into::into)
-            .map_err(|error| SpecError { path: error.path().to_string(), message: error.inner().to_string() });
+            .map_err(|error| SpecError::of::<D>(&error, &spec));
         (key, Self { meta: metadata, spec, status })
     }
 }
@@ -238,5 +258,30 @@ async fn forward<T>(
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::v1alpha1::{KollectClusterScopeSpec, KollectTargetSpec};
+
+    fn said<S: DeserializeOwned>(spec: Value) -> String {
+        let object = json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "a"}, "spec": spec});
+        let (_, object) = Object::<S>::read::<S>(serde_json::from_value(object).unwrap());
+        object.spec.err().unwrap().to_string()
+    }
+
+    #[test]
+    fn a_spec_that_cannot_be_read_names_the_field() {
+        let target = said::<KollectTargetSpec>(json!({"profileRef": "p", "names": [1]}));
+        assert!(target.starts_with("spec.names[0]: invalid type: integer `1`"), "{target}");
+        // These fields are read through a flattened struct.
+        let scope = said::<KollectClusterScopeSpec>(json!({"deniedNamespaces": ["a"], "minExportInterval": "soon"}));
+        assert!(scope.starts_with("spec.minExportInterval: invalid duration \"soon\""), "{scope}");
+        let two = said::<KollectClusterScopeSpec>(json!({"deniedNamespaces": 1, "minExportInterval": "soon"}));
+        assert!(two.starts_with("spec: invalid type"), "{two}");
     }
 }

@@ -2,6 +2,7 @@
 
 pub(super) mod absence;
 mod brake;
+mod limits;
 mod room;
 mod unknown;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use absence::{Absence, Verdict};
+use limits::Limits;
 use room::{Fill, Room};
 
 use super::overview::Seen;
@@ -118,7 +120,16 @@ struct Resolved {
     gvk: Gvk,
     resource: Resource,
     program: Arc<Program>,
+    namespaces: Chosen,
+}
+
+/// The namespaces of a target.
+#[derive(Debug, Clone, Default)]
+struct Chosen {
+    /// Those that it asks for.
     matched: BTreeMap<Namespace, Consent>,
+    /// Those that it gets.
+    effective: BTreeMap<Namespace, Consent>,
 }
 
 impl Control {
@@ -133,7 +144,7 @@ impl Control {
         };
         let mut state = self.targets.remove(key).unwrap_or_default();
         let resolved = self.resolve_target(key, &object, &mut state);
-        let namespaces = resolved.as_ref().map(|resolved| resolved.matched.clone()).unwrap_or_default();
+        let namespaces = resolved.as_ref().map(|resolved| resolved.namespaces.clone()).unwrap_or_default();
         let missing =
             |refusal: &Refusal| [reasons::PROFILE_NOT_FOUND, reasons::KIND_NOT_FOUND].contains(&refusal.reason);
         let held = state.absence.held().is_some();
@@ -184,9 +195,6 @@ impl Control {
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
         served(&validate::not_served::target(spec))?;
-        if let Some((scope, _)) = self.shelves.scopes.within(&key.namespace).next() {
-            served(&[validate::not_served::scope(scope)])?;
-        }
         let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
         let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
         let Some(profile) = self.shelves.profiles.get(&profile_key) else {
@@ -198,13 +206,15 @@ impl Control {
             );
             return Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows));
         };
+        let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
         let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, state)?;
         let resource = self.resource(&spec.profile_ref, &gvk, state)?.clone();
         let matched = match resource.scope {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
         };
-        Ok(Resolved { gvk, resource, program, matched })
+        let effective = limits.effective(key, spec, &matched)?;
+        Ok(Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } })
     }
 
     /// Finds the resource of a kind.
@@ -294,13 +304,13 @@ impl Control {
 
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
-        let Resolved { gvk, resource, program, matched } = resolved;
+        let Resolved { gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
         let target = self.parts.store.register(Origin { target: key.clone(), gvk });
         target.cover(&match resource.scope {
-            Scope::Namespaced => Coverage::Namespaces(Arc::new(matched.keys().cloned().collect())),
+            Scope::Namespaced => Coverage::Namespaces(Arc::new(effective.keys().cloned().collect())),
             Scope::Cluster => Coverage::Cluster,
         });
-        let interest = Interest { target, resource: Arc::new(resource), program, namespaces: Arc::new(matched) };
+        let interest = Interest { target, resource: Arc::new(resource), program, namespaces: Arc::new(effective) };
         self.parts.watch.set(interest.clone());
         state.interest = Some(interest);
         state.dropped = false;
@@ -330,7 +340,7 @@ impl Control {
         key: &TargetKey,
         object: &Object<KollectTargetSpec>,
         refusal: Option<&Refusal>,
-        namespaces: &BTreeMap<Namespace, Consent>,
+        namespaces: &Chosen,
         state: &mut State,
     ) -> Option<Class> {
         let table = self.parts.store.existing(&key.namespace);
@@ -358,7 +368,7 @@ impl Control {
         state.counted |= settled;
         let collected = if settled || state.dropped { i64::try_from(counts.rows).ok() } else { before.collected_count };
         let moved = collected != before.collected_count;
-        let names = || namespaces.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let names = |of: &BTreeMap<Namespace, Consent>| of.keys().map(ToString::to_string).collect::<Vec<_>>();
         let status = KollectTargetStatus {
             conditions: merge(&before.conditions, &findings, object.generation(), &now),
             observed_generation: if ready { Some(object.generation()) } else { before.observed_generation },
@@ -366,8 +376,8 @@ impl Control {
             last_extraction_error: counts.last_failure.as_deref().unwrap_or_default().to_owned(),
             collected_count: collected,
             collected_count_updated_at: if moved { Some(now) } else { before.collected_count_updated_at.clone() },
-            matched_namespaces: names(),
-            effective_namespaces: names(),
+            matched_namespaces: names(&namespaces.matched),
+            effective_namespaces: names(&namespaces.effective),
             active_resource_rules: 0,
         };
         let substance = substance(&status, &counts);
