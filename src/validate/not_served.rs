@@ -14,7 +14,7 @@ use crate::api::v1alpha1::{
     KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
     SnapshotSinkType,
 };
-use crate::model::ObjectKey;
+use crate::model::{Name, ObjectKey};
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,9 +68,9 @@ pub fn target(spec: &KollectTargetSpec) -> Vec<NotServed> {
     if spec.resource_rules.is_empty() { Vec::new() } else { collect(&[rules]) }
 }
 
-/// No cluster target is served.
-pub fn cluster_target(_: &KollectClusterTargetSpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec()])
+/// What a cluster target uses: what a target uses too.
+pub fn cluster_target(spec: &KollectClusterTargetSpec) -> Vec<NotServed> {
+    target(&spec.intent())
 }
 
 /// What an inventory uses: each such reference is Degraded, its siblings go on.
@@ -131,6 +131,11 @@ pub fn scope(scope: &ObjectKey) -> NotServed {
     NotServed(format!("KollectScope {scope}"))
 }
 
+/// The same for all cluster targets.
+pub fn cluster_scope(scope: &Name) -> NotServed {
+    NotServed(format!("KollectClusterScope {scope}"))
+}
+
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
     paths.iter().map(NotServed::field).collect()
 }
@@ -138,7 +143,7 @@ fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Name, Namespace};
+    use crate::model::Namespace;
     use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
 
@@ -158,7 +163,7 @@ mod tests {
             said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
             said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
             said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
-            said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}})),
+            said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}, "resourceRules": [{"gvk": gvk}]})),
             said(
                 inventory,
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
@@ -180,7 +185,7 @@ mod tests {
         spec.export.mode: not in this build; spec.export.prune: not in this build
         spec.metrics: not in this build
         spec.resourceRules: not in this build
-        spec: not in this build
+        spec.resourceRules: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
         spec.type: not in this build
@@ -192,6 +197,8 @@ mod tests {
         ");
         let scope = scope(&ObjectKey::new(Namespace::new("team-a"), Name::new("limits")));
         assert_eq!(scope.to_string(), "KollectScope team-a/limits: not in this build");
+        let scope = cluster_scope(&Name::new("limits"));
+        assert_eq!(scope.to_string(), "KollectClusterScope limits: not in this build");
     }
 
     #[test]
@@ -211,6 +218,8 @@ mod tests {
             ),
             None
         );
+        let reference = json!({"name": "p", "namespace": "n"});
+        assert_eq!(said(cluster_target, json!({"profileRef": reference, "namespaceSelector": {}})), None);
         let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
         assert_eq!(said(inventory, refs), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
