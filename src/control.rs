@@ -15,6 +15,7 @@ mod overview;
 mod preview;
 mod probe;
 mod resolve;
+mod scope;
 mod secrets;
 mod shelf;
 mod sink;
@@ -34,7 +35,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
-    Kind, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec, KollectInventorySpec,
+    Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
+    KollectInventorySpec,
     KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
 };
 use crate::config::Config;
@@ -96,6 +98,7 @@ struct Shelves {
     inventories: Shelf<KollectInventorySpec>,
     sinks: SinkShelves,
     scopes: Shelf<KollectScopeSpec>,
+    cluster_scopes: Shelf<KollectClusterScopeSpec>,
     tests: Shelf<KollectConnectionTestSpec>,
     /// Kinds that only get told that they are not served.
     others: BTreeMap<Kind, Shelf<Value>>,
@@ -257,6 +260,7 @@ impl Control {
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
+                    Kind::ClusterScope => shelves.cluster_scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
                     other => shelves.others.entry(other).or_default().take(event),
                 };
@@ -288,11 +292,15 @@ impl Control {
             }
             // Of two with one name, the cluster target is the one that gives way.
             Kind::Target => self.queue_cluster_targets(|name, _| *name == key.name),
-            Kind::ClusterScope => self.queue_cluster_targets(|_, _| true),
             Kind::Inventory => self.queue_targets(here),
             Kind::Scope => {
                 self.queue_targets(here);
                 self.queue_inventories(here);
+                self.tell_unused_scopes(kind, key);
+            }
+            Kind::ClusterScope => {
+                self.queue_all_targets();
+                self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterInventory => {
                 self.queue_inventories(|other| other.namespace.as_str() == CLUSTER && other.name == key.name);
@@ -545,6 +553,7 @@ impl Shelves {
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
+            Kind::ClusterScope => self.cluster_scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
             other => self.others.get(other)?.get(key)?.uid(),
         };
@@ -559,9 +568,10 @@ impl Shelves {
             && self.inventories.synced()
             && self.sinks.synced()
             && self.scopes.synced()
+            && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::ClusterScope, Kind::EventSink, Kind::ClusterInventory]
+            && [Kind::EventSink, Kind::ClusterInventory]
                 .iter()
                 .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
     }

@@ -20,6 +20,7 @@ mod endpoint;
 mod inventory;
 pub mod not_served;
 mod profile;
+pub mod scope;
 mod sink;
 mod snapshot;
 mod target;

@@ -11,7 +11,7 @@ use crate::model::ObjectKey;
 impl Control {
     /// Reports that this build does nothing for an object. Returns the class of what is wrong.
     pub(super) fn reconcile_unserved(&mut self, kind: Kind, key: &ObjectKey) -> Option<Class> {
-        // Without a status; targets and inventories of a scope's namespace say so instead.
+        // Without a status; what a scope refuses is said by what is below it.
         if matches!(kind, Kind::Profile | Kind::Scope | Kind::ClusterScope) {
             return None;
         }

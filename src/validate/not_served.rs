@@ -14,7 +14,7 @@ use crate::api::v1alpha1::{
     KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
     SnapshotSinkType,
 };
-use crate::model::{Name, ObjectKey};
+use crate::model::ObjectKey;
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,11 +131,6 @@ pub fn scope(scope: &ObjectKey) -> NotServed {
     NotServed(format!("KollectScope {scope}"))
 }
 
-/// The same for all cluster targets.
-pub fn cluster_scope(scope: &Name) -> NotServed {
-    NotServed(format!("KollectClusterScope {scope}"))
-}
-
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
     paths.iter().map(NotServed::field).collect()
 }
@@ -143,7 +138,7 @@ fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Namespace;
+    use crate::model::{Name, Namespace};
     use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
 
@@ -197,8 +192,6 @@ mod tests {
         ");
         let scope = scope(&ObjectKey::new(Namespace::new("team-a"), Name::new("limits")));
         assert_eq!(scope.to_string(), "KollectScope team-a/limits: not in this build");
-        let scope = cluster_scope(&Name::new("limits"));
-        assert_eq!(scope.to_string(), "KollectClusterScope limits: not in this build");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::absence::Going;
 use super::room::Fill;
-use super::{Refusal, Resolved, Rows, in_words, served};
+use super::{Refusal, Resolved, Rows, in_words, served, some};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetStatus};
 use crate::control::Control;
@@ -25,7 +25,8 @@ use crate::control::shelf::Object;
 use crate::error::Class;
 use crate::model::{Name, Namespace, ObjectKey, TargetKey};
 use crate::store::{Store, TargetCounts};
-use crate::validate;
+use crate::validate::scope::{Denial, StaticRef};
+use crate::validate::{self, FieldPath};
 use crate::watch::{Consent, Interest, Scope};
 
 /// What earlier releases put on a cluster target. Rows here are gone with the object, so nothing has to wait; one that is
@@ -126,9 +127,10 @@ impl State {
         missing.then(|| registration.going(stored, told))
     }
 
-    fn held(&self) -> BTreeSet<&Namespace> {
-        let registrations = self.registrations.iter();
-        registrations.filter(|(_, registration)| registration.brake.held().is_some()).map(|(place, _)| place).collect()
+    /// Returns the namespaces whose rows are held.
+    fn held(&self) -> BTreeSet<Namespace> {
+        let held = self.registrations.iter().filter(|(_, registration)| registration.brake.held().is_some());
+        held.map(|(namespace, _)| namespace.clone()).collect()
     }
 }
 
@@ -147,12 +149,12 @@ impl Control {
             return None;
         };
         let mut state = self.cluster_targets.remove(key).unwrap_or_default();
-        let held: BTreeSet<Namespace> = state.held().into_iter().cloned().collect();
+        let held = state.held();
         let collecting = state.registrations.values().any(|registration| registration.interest.is_some());
         let outcome = match self.resolve_cluster_target(&object, &mut state) {
-            Ok(resolved) => {
+            Ok((resolved, places)) => {
                 state.common.absence.clear();
-                Ok(self.collect_everywhere(key, resolved, &mut state))
+                Ok(self.collect_everywhere(key, resolved, places, &mut state))
             }
             Err(refusal) => {
                 if ![reasons::PROFILE_NOT_FOUND, reasons::KIND_NOT_FOUND].contains(&refusal.reason) {
@@ -161,9 +163,7 @@ impl Control {
                 Err(self.stop_everywhere(key, &object, refusal, &mut state))
             }
         };
-        let changed: BTreeSet<&Namespace> = state.held();
-        let changed: BTreeSet<Namespace> =
-            held.iter().filter(|place| !changed.contains(place)).chain(changed.iter().copied().filter(|place| !held.contains(*place))).cloned().collect();
+        let changed: BTreeSet<Namespace> = held.symmetric_difference(&state.held()).cloned().collect();
         self.queue_inventories(|inventory| changed.contains(&inventory.namespace));
         let class = self.report_cluster_target(key, &object, &outcome, &mut state);
         let suspended = outcome.is_err_and(|refusal| refusal.reason == reasons::SUSPENDED);
@@ -208,7 +208,7 @@ impl Control {
         &self,
         object: &Object<KollectClusterTargetSpec>,
         state: &mut State,
-    ) -> Result<Resolved, Refusal> {
+    ) -> Result<(Resolved, Places), Refusal> {
         let invalid = |message: String, rows| Refusal::new(reasons::INVALID_SPEC, message, rows);
         let spec = object.spec.as_ref().map_err(|error| invalid(error.to_string(), Rows::Stay))?;
         if spec.suspend {
@@ -216,14 +216,14 @@ impl Control {
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
         served(&validate::not_served::cluster_target(spec))?;
-        let scopes = self.shelves.others.get(&Kind::ClusterScope);
-        if let Some((scope, _)) = scopes.and_then(|scopes| scopes.iter().next()) {
-            served(&[validate::not_served::cluster_scope(&scope.name)])?;
-        }
         let target = validate::cluster_target(spec).map_err(|errors| invalid(errors.to_string(), Rows::Stay))?;
+        let ceiling = self.shelves.cluster_ceiling().map_err(denied)?;
+        let reference = FieldPath::spec().field("profileRef").field("namespace");
+        ceiling.allows_static_ref(&reference, StaticRef::Profile, &target.profile().namespace).map_err(denied)?;
         let common = &mut state.common;
         let mut resolved =
             self.resolve_intent(target.intent(), target.profile(), &mut common.compiled, &mut common.absence)?;
+        ceiling.limits().allows_kinds(&spec.resource_rules, Some(&resolved.gvk)).map_err(denied)?;
         if resolved.resource.scope == Scope::Cluster {
             // One registration has them, or each namespace would have all of them.
             let mut matched = self.matched(target.intent().namespaces());
@@ -238,14 +238,21 @@ impl Control {
             }
             resolved.matched = matched;
         }
-        Ok(resolved)
+        let places = Places { matched: resolved.matched.keys().cloned().collect(), ..Places::default() };
+        resolved.matched = ceiling.limits().narrow(&resolved.matched);
+        Ok((resolved, places))
     }
 
     /// Registers a cluster target where it collects, and nowhere else.
-    fn collect_everywhere(&self, key: &ObjectKey, resolved: Resolved, state: &mut State) -> Places {
+    fn collect_everywhere(
+        &self,
+        key: &ObjectKey,
+        resolved: Resolved,
+        mut places: Places,
+        state: &mut State,
+    ) -> Places {
         let Resolved { gvk, resource, program, matched } = resolved;
         let resource = Arc::new(resource);
-        let mut places = Places { matched: matched.keys().cloned().collect(), ..Places::default() };
         let mut before = std::mem::take(&mut state.registrations);
         for (namespace, consent) in matched {
             let own = TargetKey::new(namespace.clone(), key.name.clone());
@@ -303,11 +310,10 @@ impl Control {
             registration.dropped = rows != Rows::Stay;
         }
         state.common.dropped = refusal.rows != Rows::Stay;
-        let held = state.held();
         let first = state.registrations.values().find_map(|registration| registration.brake.held());
         match first {
             Some(first) => {
-                let places = super::some(held.into_iter());
+                let places = some(state.held().iter());
                 let message = format!("{}; in {places}: {first}", refusal.message);
                 Refusal::new(reasons::MASS_DELETION_HELD, message, refusal.rows)
             }
@@ -340,6 +346,12 @@ impl Control {
             self.parts.store.unregister(namespace, name);
         }
     }
+}
+
+/// Refuses what a scope does not allow, which takes the rows along. A scope that cannot be read decides nothing.
+fn denied(denial: Denial) -> Refusal {
+    let rows = if denial.reason == reasons::SCOPE_LOOKUP_FAILED { Rows::Stay } else { Rows::Go };
+    Refusal::new(denial.reason, denial.message, rows)
 }
 
 /// Returns what the store has of one registration.
