@@ -36,8 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
     Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
-    KollectInventorySpec,
-    KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;

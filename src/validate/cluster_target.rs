@@ -93,8 +93,7 @@ mod tests {
         let labels = |names: &[&str]| -> BTreeMap<String, String> {
             names.iter().map(|name| ((*name).to_owned(), "x".to_owned())).collect()
         };
-        let asks =
-            |name: &str, has: &[&str]| target.intent().namespaces().matches(&Namespace::new(name), &labels(has));
+        let asks = |name: &str, has: &[&str]| target.intent().namespaces().matches(&Namespace::new(name), &labels(has));
         assert!(asks("a", &["team"]));
         assert!(!asks("a", &[]) && !asks("b", &["team"]) && !asks("a", &["team", "frozen"]));
         assert_eq!(target.intent().watch_mode(), WatchMode::All);

@@ -158,7 +158,10 @@ mod tests {
             said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
             said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
             said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
-            said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}, "resourceRules": [{"gvk": gvk}]})),
+            said(
+                cluster_target,
+                json!({"profileRef": {"name": "p", "namespace": "n"}, "resourceRules": [{"gvk": gvk}]}),
+            ),
             said(
                 inventory,
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),

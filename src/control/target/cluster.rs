@@ -244,13 +244,7 @@ impl Control {
     }
 
     /// Registers a cluster target where it collects, and nowhere else.
-    fn collect_everywhere(
-        &self,
-        key: &ObjectKey,
-        resolved: Resolved,
-        mut places: Places,
-        state: &mut State,
-    ) -> Places {
+    fn collect_everywhere(&self, key: &ObjectKey, resolved: Resolved, mut places: Places, state: &mut State) -> Places {
         let Resolved { gvk, resource, program, matched } = resolved;
         let resource = Arc::new(resource);
         let mut before = std::mem::take(&mut state.registrations);

@@ -148,22 +148,23 @@ fn degraded(view: &View<'_>) -> Option<(&'static str, String, Class)> {
 fn ready(view: &View<'_>) -> String {
     let (counts, (name, namespace)) = (view.counts, view.profile);
     let matched = view.outcome.as_ref().map_or(0, |places| places.matched.len());
-    let mut ready = format!("profileRef {name:?} in namespace {namespace:?} resolved; {matched} namespace(s) matched; ");
-    if counts.whole {
-        ready.push_str(&format!("collecting {} resource(s)", counts.rows));
+    let resolved = format!("profileRef {name:?} in namespace {namespace:?} resolved");
+    let collecting = if counts.whole {
+        format!("collecting {} resource(s)", counts.rows)
     } else {
         let unknown = some(counts.unknown.iter());
         let place = if unknown.is_empty() { String::new() } else { format!(" in {unknown}") };
-        ready.push_str(&format!("first list under way{place}"));
-    }
+        format!("first list under way{place}")
+    };
+    let mut parts = vec![resolved, format!("{matched} namespace(s) matched"), collecting];
     if counts.failing > 0 {
         let last = counts.last_failure.as_deref().unwrap_or_default();
-        ready.push_str(&format!("; {} resource(s) failed attribute extraction: {last}", counts.failing));
+        parts.push(format!("{} resource(s) failed attribute extraction: {last}", counts.failing));
     }
     if counts.sanitized > 0 {
-        ready.push_str(&format!("; U+0000 replaced by U+FFFD in {} of them", counts.sanitized));
+        parts.push(format!("U+0000 replaced by U+FFFD in {} of them", counts.sanitized));
     }
-    ready
+    parts.join("; ")
 }
 
 /// Returns the status without what only counts.
@@ -178,4 +179,108 @@ fn substance(status: &KollectClusterTargetStatus, counts: &TargetCounts) -> Valu
         }
     }
     serde_json::to_value(&status).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::target::Rows;
+
+    fn names(names: &[&'static str]) -> Vec<Namespace> {
+        names.iter().map(|name| Namespace::new(*name)).collect()
+    }
+
+    /// Returns the conditions as `Type=Status/Reason: message`, and the class.
+    fn said(
+        counts: &TargetCounts,
+        problems: &[(&'static str, Option<u16>)],
+        outcome: &Result<Places, Refusal>,
+    ) -> (Vec<String>, Option<Class>) {
+        let problem = |(namespace, code): &(&'static str, Option<u16>)| {
+            (Namespace::new(*namespace), Problem { code: *code, message: "the server says no".to_owned() })
+        };
+        let problems = problems.iter().map(problem).collect();
+        let fill = Fill::of(&crate::store::Store::default());
+        let (found, class) = findings(&View { profile: ("p", "platform"), counts, problems: &problems, outcome, fill });
+        let line =
+            |found: &Finding| format!("{}={}/{}: {}", found.type_, found.status.as_str(), found.reason, found.message);
+        (found.iter().map(line).collect(), class)
+    }
+
+    #[test]
+    fn registrations_are_added_up() {
+        let one = TargetCounts { rows: 3, whole: true, ..TargetCounts::default() };
+        let other = TargetCounts {
+            rows: 4,
+            failing: 1,
+            last_failure: Some("it broke".into()),
+            unknown: names(&["b"]),
+            ..TargetCounts::default()
+        };
+        let sum = total([&one, &other].into_iter());
+        assert_eq!((sum.rows, sum.failing, sum.whole), (7, 1, false));
+        assert_eq!((sum.unknown, sum.last_failure.as_deref()), (names(&["b"]), Some("it broke")));
+        assert!(total(std::iter::empty()).whole, "what collects nowhere waits for nothing");
+    }
+
+    #[test]
+    fn conditions_name_the_namespaces_and_what_to_do() {
+        let places = |taken| Places { matched: names(&["a", "b"]), effective: names(&["a"]), taken: names(taken) };
+        let whole = TargetCounts { rows: 7, whole: true, ..TargetCounts::default() };
+        let resolved = "profileRef \"p\" in namespace \"platform\" resolved; 2 namespace(s) matched";
+
+        let (lines, class) = said(&whole, &[], &Ok(places(&[])));
+        let collecting = format!("{resolved}; collecting 7 resource(s)");
+        assert_eq!(lines, ["Ready", "Synced"].map(|type_| format!("{type_}=True/Collecting: {collecting}")));
+        assert_eq!(class, None);
+
+        let starting = TargetCounts { unknown: names(&["b"]), ..TargetCounts::default() };
+        let (lines, _) = said(&starting, &[], &Ok(places(&[])));
+        assert_eq!(lines[0], format!("Ready=True/Collecting: {resolved}; first list under way in b"));
+
+        // Neither an object that fails nor a namespace that may not be listed stops the others.
+        let failing = TargetCounts { failing: 2, last_failure: Some("it broke".into()), ..whole.clone() };
+        let (lines, class) = said(&failing, &[("b", Some(403))], &Ok(places(&[])));
+        assert!(lines[0].ends_with("collecting 7 resource(s); 2 resource(s) failed attribute extraction: it broke"));
+        assert!(
+            lines[1].starts_with("Synced=True/ScopeForbidden: may not list in b; rows from there stay"),
+            "{lines:?}"
+        );
+        assert_eq!(class, None);
+
+        for (counts, problems, outcome, expected, class) in [
+            (
+                &whole,
+                vec![],
+                Ok(places(&["b"])),
+                "NameConflict: there is a KollectTarget of this name in b: ",
+                Class::Terminal,
+            ),
+            (
+                &TargetCounts { over_budget: names(&["a"]), ..TargetCounts::default() },
+                vec![],
+                Ok(places(&[])),
+                "StoreBudgetExceeded: rows of a do not fit into the store",
+                Class::Terminal,
+            ),
+            (
+                &whole,
+                vec![("a", Some(500))],
+                Ok(places(&[])),
+                "InformerRegistrationFailed: failed to list or watch in namespace \"a\": the server says no",
+                Class::Transient,
+            ),
+            (
+                &whole,
+                vec![],
+                Err(Refusal::new(reasons::PROFILE_NOT_FOUND, "no profile", Rows::Stay)),
+                "ProfileNotFound: no profile",
+                Class::Terminal,
+            ),
+        ] {
+            let (lines, found) = said(counts, &problems, &outcome);
+            assert_eq!((lines.len(), found), (1, Some(class)), "{lines:?}");
+            assert!(lines[0].starts_with(&format!("Degraded=True/{expected}")), "{lines:?}");
+        }
+    }
 }
