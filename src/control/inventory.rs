@@ -28,7 +28,8 @@ use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
 use crate::store::Awaited;
-use crate::validate;
+use crate::validate::FieldPath;
+use crate::validate::scope::{Ceiling, Raised};
 
 /// From this interval on, a start waits for the rest of it where an earlier process wrote.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
@@ -62,6 +63,8 @@ struct Ref {
     sink: SinkKey,
     outcome: Result<(), Obstacle>,
     interval: Duration,
+    /// The interval is that of a scope.
+    raised: Option<Raised>,
     leads: Leads,
 }
 
@@ -178,21 +181,17 @@ impl Control {
                 reasons::SUSPENDED,
                 "spec.suspend is true: nothing is exported and the rows stay in every sink".to_owned(),
             )),
-            Ok(_) => self
-                .shelves
-                .scopes
-                .within(&key.namespace)
-                .next()
-                .map(|(scope, _)| failing(reasons::NOT_SERVED, validate::not_served::scope(scope).to_string()))
-                .or_else(|| self.name_conflict(key)),
+            Ok(_) => self.name_conflict(key),
         };
-        let spec = match (refused, &object.spec) {
-            (None, Ok(spec)) => spec,
-            (Some(refused), _) => {
+        // A scope that cannot be read might forbid any of the sinks.
+        let ceiling = self.shelves.ceiling(&key.namespace).map_err(|denial| failing(denial.reason, denial.message));
+        let (spec, ceiling) = match (refused, &object.spec, ceiling) {
+            (None, Ok(spec), Ok(ceiling)) => (spec, ceiling),
+            (Some(refused), ..) | (None, Ok(_), Err(refused)) => {
                 self.unbind(std::mem::take(&mut state.bindings).into_keys()).await;
                 return Err(refused);
             }
-            (None, Err(error)) => return Err(failing(reasons::INVALID_SPEC, error.to_string())),
+            (None, Err(error), _) => return Err(failing(reasons::INVALID_SPEC, error.to_string())),
         };
         let mut refs = Vec::new();
         for (family, list) in [
@@ -201,7 +200,7 @@ impl Control {
             (Family::Event, &spec.event_sink_refs),
         ] {
             for (index, sink) in list.iter().enumerate() {
-                refs.push(self.bind_ref(key, object, spec, (family, index, sink), state).await);
+                refs.push(self.bind_ref(key, object, (spec, &ceiling), (family, index, sink), state).await);
             }
         }
         let named: BTreeSet<&SinkKey> = refs.iter().map(|sink| &sink.sink).collect();
@@ -229,7 +228,7 @@ impl Control {
         &self,
         key: &InventoryKey,
         object: &Object<KollectInventorySpec>,
-        spec: &KollectInventorySpec,
+        (spec, limits): (&KollectInventorySpec, &Ceiling),
         (family, index, sink): (Family, usize, &InventorySinkRef),
         state: &mut State,
     ) -> Ref {
@@ -237,11 +236,16 @@ impl Control {
         let served = self.shelves.sinks.of(family);
         let there = served.and_then(|sinks| sinks.get(&sink_key.object)).cloned();
         let sink_spec = there.as_ref().and_then(|there| there.spec.as_ref().ok());
-        let interval = interval(sink, sink_spec, spec);
+        let asked = interval(sink, sink_spec, spec);
+        let raised = limits.raise(asked);
+        let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
         let unserved = served.is_none() || sink_spec.is_some_and(|spec| !spec.may_hold_rows());
         let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
-        let field = format!("spec.{}SinkRefs[{index}]", family.as_str());
+        let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
+            _ if let Err(denial) = limits.allows_sink(&field, family, &sink_key.object.name) => {
+                Err(Obstacle::refused(denial.reason, denial.message))
+            }
             _ if served.is_none() => Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build"))),
             None => Err(Obstacle::refused(
                 reasons::SINK_NOT_FOUND,
@@ -264,7 +268,7 @@ impl Control {
                 self.parts.deliveries.unbind(binding).await;
             }
         }
-        Ref { sink: sink_key, outcome, interval, leads }
+        Ref { sink: sink_key, outcome, interval, raised, leads }
     }
 
     async fn bind_sink(
@@ -276,8 +280,15 @@ impl Control {
         state: &mut State,
     ) -> Result<(), Obstacle> {
         let Resolved { settings, cluster, versions } = self.resolve(&key.sink, sink)?;
-        let revision =
-            format!("{}/{}/{}/{}/{versions}", inventory.uid(), inventory.generation(), sink.uid(), sink.generation());
+        // Of the interval, what a scope makes of it is in no generation.
+        let revision = format!(
+            "{}/{}/{}/{}/{versions}/{}",
+            inventory.uid(),
+            inventory.generation(),
+            sink.uid(),
+            sink.generation(),
+            interval.as_millis()
+        );
         if state.bindings.get(&key).is_some_and(|bound| bound.revision == revision) {
             return Ok(());
         }
@@ -425,7 +436,8 @@ impl Control {
             Some(Gap::Left(parts)) => Some(self.unknown(&key.namespace, parts)),
             Some(Gap::Awaited(_)) | None => None,
         };
-        SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval, lacks }
+        let raised = sink.raised.as_ref().map(|raised| raised.why.clone());
+        SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval, raised, lacks }
     }
 
     /// Says what a document waits for.

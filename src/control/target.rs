@@ -3,6 +3,7 @@
 pub(super) mod absence;
 mod brake;
 pub(super) mod cluster;
+mod limits;
 mod room;
 mod unknown;
 
@@ -14,6 +15,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use absence::{Absence, Verdict};
+use limits::Limits;
 use room::{Fill, Room};
 
 use super::overview::Seen;
@@ -119,7 +121,16 @@ struct Resolved {
     gvk: Gvk,
     resource: Resource,
     program: Arc<Program>,
+    namespaces: Chosen,
+}
+
+/// The namespaces of a target.
+#[derive(Debug, Clone, Default)]
+struct Chosen {
+    /// Those that it asks for.
     matched: BTreeMap<Namespace, Consent>,
+    /// Those that it gets.
+    effective: BTreeMap<Namespace, Consent>,
 }
 
 impl Control {
@@ -134,7 +145,7 @@ impl Control {
         };
         let mut state = self.targets.remove(key).unwrap_or_default();
         let resolved = self.resolve_target(key, &object, &mut state);
-        let namespaces = resolved.as_ref().map(|resolved| resolved.matched.clone()).unwrap_or_default();
+        let namespaces = resolved.as_ref().map(|resolved| resolved.namespaces.clone()).unwrap_or_default();
         let missing =
             |refusal: &Refusal| [reasons::PROFILE_NOT_FOUND, reasons::KIND_NOT_FOUND].contains(&refusal.reason);
         let held = state.absence.held().is_some();
@@ -185,38 +196,32 @@ impl Control {
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
         served(&validate::not_served::target(spec))?;
-        if let Some((scope, _)) = self.shelves.scopes.within(&key.namespace).next() {
-            served(&[validate::not_served::scope(scope)])?;
-        }
         let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
         let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
-        self.resolve_intent(&target, &profile_key, &mut state.compiled, &mut state.absence)
-    }
-
-    /// Resolves what both kinds of targets have in common.
-    fn resolve_intent(
-        &self,
-        target: &ValidatedTarget,
-        profile_key: &ObjectKey,
-        compiled: &mut Option<Compiled>,
-        absence: &mut Absence,
-    ) -> Result<Resolved, Refusal> {
-        let name = profile_key.name.as_str();
-        let Some(profile) = self.shelves.profiles.get(profile_key) else {
-            let rows = absence.profile(Instant::now()).into();
-            let message = format!(
-                "spec.profileRef: there is no KollectProfile {name:?} in namespace {:?}; create it or name another",
-                profile_key.namespace.as_str()
-            );
-            return Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows));
-        };
-        let (gvk, program) = self.compile(name, profile, target, compiled)?;
-        let resource = self.resource(name, &gvk, absence)?.clone();
+        let profile = self.profile(&profile_key, &mut state.absence)?;
+        let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
+        let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, &mut state.compiled)?;
+        let resource = self.resource(&spec.profile_ref, &gvk, &mut state.absence)?.clone();
         let matched = match resource.scope {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
         };
-        Ok(Resolved { gvk, resource, program, matched })
+        let effective = limits.effective(key, spec, &matched)?;
+        Ok(Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } })
+    }
+
+    /// Finds the profile of a target.
+    fn profile(&self, key: &ObjectKey, absence: &mut Absence) -> Result<&Object<KollectProfileSpec>, Refusal> {
+        if let Some(profile) = self.shelves.profiles.get(key) {
+            return Ok(profile);
+        }
+        let rows = absence.profile(Instant::now()).into();
+        let message = format!(
+            "spec.profileRef: there is no KollectProfile {:?} in namespace {:?}; create it or name another",
+            key.name.as_str(),
+            key.namespace.as_str()
+        );
+        Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows))
     }
 
     /// Finds the resource of a kind.
@@ -306,8 +311,8 @@ impl Control {
 
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
-        let Resolved { gvk, resource, program, matched } = resolved;
-        state.interest = Some(self.register(key, gvk, Arc::new(resource), program, matched));
+        let Resolved { gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
+        state.interest = Some(self.register(key, gvk, Arc::new(resource), program, effective));
         state.dropped = false;
     }
 
@@ -358,7 +363,7 @@ impl Control {
         key: &TargetKey,
         object: &Object<KollectTargetSpec>,
         refusal: Option<&Refusal>,
-        namespaces: &BTreeMap<Namespace, Consent>,
+        namespaces: &Chosen,
         state: &mut State,
     ) -> Option<Class> {
         let table = self.parts.store.existing(&key.namespace);
@@ -386,7 +391,7 @@ impl Control {
         state.counted |= settled;
         let collected = if settled || state.dropped { i64::try_from(counts.rows).ok() } else { before.collected_count };
         let moved = collected != before.collected_count;
-        let names = || namespaces.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let names = |of: &BTreeMap<Namespace, Consent>| of.keys().map(ToString::to_string).collect::<Vec<_>>();
         let status = KollectTargetStatus {
             conditions: merge(&before.conditions, &findings, object.generation(), &now),
             observed_generation: if ready { Some(object.generation()) } else { before.observed_generation },
@@ -394,8 +399,8 @@ impl Control {
             last_extraction_error: counts.last_failure.as_deref().unwrap_or_default().to_owned(),
             collected_count: collected,
             collected_count_updated_at: if moved { Some(now) } else { before.collected_count_updated_at.clone() },
-            matched_namespaces: names(),
-            effective_namespaces: names(),
+            matched_namespaces: names(&namespaces.matched),
+            effective_namespaces: names(&namespaces.effective),
             active_resource_rules: 0,
         };
         let substance = substance(&status, &counts);

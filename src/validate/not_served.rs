@@ -14,7 +14,6 @@ use crate::api::v1alpha1::{
     KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
     SnapshotSinkType,
 };
-use crate::model::ObjectKey;
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,11 +125,6 @@ pub fn event_sink(_: &KollectEventSinkSpec) -> Vec<NotServed> {
     collect(&[FieldPath::spec().field("type")])
 }
 
-/// A scope is not enforced, so what it would limit does not run: targets and inventories of its namespace are Degraded.
-pub fn scope(scope: &ObjectKey) -> NotServed {
-    NotServed(format!("KollectScope {scope}"))
-}
-
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
     paths.iter().map(NotServed::field).collect()
 }
@@ -138,7 +132,6 @@ fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Name, Namespace};
     use serde::de::DeserializeOwned;
     use serde_json::{Value, json};
 
@@ -193,8 +186,6 @@ mod tests {
         spec.gitlab.mergeRequest.mode: not in this build
         spec.type: not in this build
         ");
-        let scope = scope(&ObjectKey::new(Namespace::new("team-a"), Name::new("limits")));
-        assert_eq!(scope.to_string(), "KollectScope team-a/limits: not in this build");
     }
 
     #[test]

@@ -279,8 +279,8 @@ fn read(findings: &mut Findings, scope: String, limits: &ScopeLimits) -> Limits 
     Limits {
         scope,
         kinds: limits.allowed_gvks.iter().map(Gvk::from).collect(),
-        allowed: names(findings, "allowedNamespaces", &limits.allowed_namespaces).map(Namespace::new).collect(),
-        denied: names(findings, "deniedNamespaces", &limits.denied_namespaces).map(Namespace::new).collect(),
+        allowed: namespaces(findings, "allowedNamespaces", &limits.allowed_namespaces),
+        denied: namespaces(findings, "deniedNamespaces", &limits.denied_namespaces),
         sinks,
         floor: limits.min_export_interval.map(Written::get).unwrap_or_default(),
     }
@@ -294,6 +294,22 @@ fn names<'a>(findings: &mut Findings, field: &str, list: &'a [String]) -> impl I
     }
     findings.unique(&path, None, list.iter().map(String::as_str));
     list.iter().map(String::as_str)
+}
+
+/// Reads a list of namespaces. One that cannot be a namespace, such as a pattern, would deny nothing without a word.
+fn namespaces(findings: &mut Findings, field: &str, list: &[String]) -> BTreeSet<Namespace> {
+    let path = FieldPath::spec().field(field);
+    for (index, name) in list.iter().enumerate().filter(|(_, name)| !name.trim().is_empty() && !is_namespace(name)) {
+        let message = format!("{name:?} cannot be a namespace; name each one, patterns are not understood");
+        findings.add(path.index(index), message);
+    }
+    names(findings, field, list).map(Namespace::new).collect()
+}
+
+/// Tells whether a name has only the letters that the API server allows in the name of a namespace.
+fn is_namespace(name: &str) -> bool {
+    let ends = name.starts_with('-') || name.ends_with('-');
+    !ends && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
 }
 
 fn in_words(kind: Kind, scope: &ObjectKey) -> String {
@@ -495,7 +511,7 @@ mod tests {
         let spec = json!({
             "allowedGVKs": [{"version": "v1", "kind": "Pod"}, {"group": "apps", "version": "", "kind": " "}],
             "allowedNamespaces": ["a", ""],
-            "deniedNamespaces": ["b", "b"],
+            "deniedNamespaces": ["b", "b", "kube-*"],
             "minExportInterval": "25h",
             "eventSinkRefs": ["", "x", "x"],
             "allowedStaticRefNamespaces": [" "],
@@ -508,11 +524,12 @@ mod tests {
         spec.eventSinkRefs[0]: is blank; write a name or remove the entry
         spec.eventSinkRefs[2]: "x" is there twice; remove one of them
         spec.allowedNamespaces[1]: is blank; write a name or remove the entry
+        spec.deniedNamespaces[2]: "kube-*" cannot be a namespace; name each one, patterns are not understood
         spec.deniedNamespaces[1]: "b" is there twice; remove one of them
         spec.allowedStaticRefNamespaces[0]: is blank; write a name or remove the entry
         "#);
         let errors = scope(&key("n", "limits"), &serde_json::from_value(spec).unwrap()).unwrap_err();
-        assert_eq!(errors.iter().count(), 7);
+        assert_eq!(errors.iter().count(), 8);
     }
 
     #[test]

@@ -45,6 +45,8 @@ mod runbook;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod scopes;
+#[cfg(test)]
 mod sinks;
 #[cfg(test)]
 mod support;

@@ -73,6 +73,14 @@ pub(super) fn plain_name() -> Vec<Rule> {
     rules([check("self.trim() != '' && !self.contains('/')", "must be a name without a slash")])
 }
 
+/// The name of a namespace, in a list of them.
+pub(super) fn namespace() -> Vec<Rule> {
+    rules([check(
+        format!("self.matches('{DNS_LABEL}')"),
+        "must be the name of one namespace: lower-case letters, digits and '-'; patterns such as team-* are not understood",
+    )])
+}
+
 /// Text that is more than blanks.
 pub(super) fn not_blank() -> Vec<Rule> {
     rules([check("self.trim() != ''", "must not be blank")])

@@ -11,6 +11,8 @@ use crate::api::v1alpha1::{KollectInventoryStatus, SinkExport};
 use crate::deliver::Report;
 use crate::error::Class;
 
+/// Goes before what a scope made of the interval.
+const RAISED: &str = "; interval ";
 /// Goes before what a document lacks.
 const WITHOUT: &str = "; written without what was never listed: ";
 
@@ -21,6 +23,8 @@ pub(super) struct SinkView {
     pub(super) state: SinkState,
     pub(super) report: Report,
     pub(super) interval: Duration,
+    /// Why the interval is another one than was asked for.
+    pub(super) raised: Option<String>,
     /// What a document was written without, and why.
     pub(super) lacks: Option<String>,
 }
@@ -44,15 +48,15 @@ impl SinkView {
             return old.clone();
         }
         let interval = crate::api::v1alpha1::Duration::from(self.interval);
+        let notes = format!("{}{}", raised(self.raised.as_deref()), without(self.lacks.as_deref()));
         let (status, reason, message) = match &self.state {
             SinkState::Exported => (
                 ConditionStatus::True,
                 reasons::EXPORTED,
-                format!("{} row(s), all changes are in the sink{}", self.report.rows, without(self.lacks.as_deref())),
+                format!("{} row(s), all changes are in the sink{notes}", self.report.rows),
             ),
             SinkState::Debounced => {
-                let lacks = without(self.lacks.as_deref());
-                let message = format!("a change waits for the interval of {interval}{lacks}");
+                let message = format!("a change waits for the interval of {interval}{notes}");
                 (ConditionStatus::True, reasons::DEBOUNCED, message)
             }
             SinkState::Pending(why) | SinkState::Awaiting(why) => {
@@ -61,6 +65,7 @@ impl SinkView {
             SinkState::Failing(failing) => {
                 let reason = match failing.reason {
                     reasons::NOT_SERVED
+                    | reasons::SCOPE_SINK_DENIED
                     | reasons::SINK_NOT_FOUND
                     | reasons::CLUSTER_CONFLICT
                     | reasons::PATH_CONFLICT
@@ -108,7 +113,11 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
     let terminal = failing.iter().all(|(_, failing)| failing.class != Class::Transient);
     let messages: Vec<String> = failing.iter().map(|(name, failing)| format!("{name}: {}", failing.message)).collect();
     let message = messages.join("; ");
-    let not_served = failing.iter().find(|(_, failing)| failing.reason == reasons::NOT_SERVED);
+    // Of these a person hears even while other sinks are current.
+    let severe = [reasons::SCOPE_SINK_DENIED, reasons::NOT_SERVED];
+    let severe = severe.into_iter().find(|reason| failing.iter().any(|(_, failing)| failing.reason == *reason));
+    let clamped = views.iter().find(|view| view.raised.is_some());
+    let clamped = clamped.map_or_else(String::new, |view| raised(view.raised.as_deref()));
     let unfinished = match views.iter().find_map(|view| view.lacks.as_deref()) {
         None if whole => String::new(),
         None => "; parts of the targets are not listed yet".to_owned(),
@@ -124,7 +133,7 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
         return (found, None);
     }
     if failing.is_empty() && pending.is_empty() {
-        let exported = format!("exported {rows} item(s) across {good} sink(s){unfinished}");
+        let exported = format!("exported {rows} item(s) across {good} sink(s){clamped}{unfinished}");
         let waits = views.iter().any(|view| view.state == SinkState::Debounced);
         found.push(finding(types::READY, ConditionStatus::True, reasons::EXPORTED, &exported));
         let synced = if waits {
@@ -152,13 +161,13 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
         let ready = format!("exported {rows} item(s) across {good} of {} sink(s){unfinished}", views.len());
         found.push(finding(types::READY, ConditionStatus::True, reasons::PARTIALLY_SYNCED, &ready));
         found.push(finding(types::SYNCED, ConditionStatus::False, reasons::PARTIALLY_SYNCED, &message));
-        if not_served.is_some() {
-            found.push(finding(types::DEGRADED, ConditionStatus::True, reasons::NOT_SERVED, &message));
+        if let Some(reason) = severe {
+            found.push(finding(types::DEGRADED, ConditionStatus::True, reason, &message));
         }
     } else {
         let reason = match failing.as_slice() {
             [(_, only)] if keeps_its_reason(only.reason) => only.reason,
-            _ if not_served.is_some() => reasons::NOT_SERVED,
+            _ if let Some(severe) = severe => severe,
             _ if terminal => reasons::EXPORT_TERMINAL,
             _ => reasons::PROGRESSING,
         };
@@ -177,6 +186,11 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
     (found, Some(class))
 }
 
+/// Returns what is added to a message where a scope raised the interval.
+fn raised(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| format!("{RAISED}{why}"))
+}
+
 /// Returns what is added to a message of what was written.
 fn without(lacks: Option<&str>) -> String {
     lacks.map_or_else(String::new, |lacks| format!("{WITHOUT}{lacks}"))
@@ -186,6 +200,7 @@ fn without(lacks: Option<&str>) -> String {
 fn keeps_its_reason(reason: &str) -> bool {
     [
         reasons::NOT_SERVED,
+        reasons::SCOPE_SINK_DENIED,
         reasons::SINK_NOT_FOUND,
         reasons::SECRET_RESOLVE_FAILED,
         reasons::INVALID_SPEC,
@@ -229,8 +244,9 @@ fn quiet(conditions: &mut [Condition]) {
     for condition in conditions {
         if [reasons::EXPORTED, reasons::DEBOUNCED, reasons::APPROACHING_EXPORT_CAP].contains(&condition.reason.as_str())
         {
-            let lacks = condition.message.find(WITHOUT).unwrap_or(condition.message.len());
-            condition.message.drain(..lacks);
+            let notes = [RAISED, WITHOUT].into_iter().filter_map(|note| condition.message.find(note));
+            let notes = notes.min().unwrap_or(condition.message.len());
+            condition.message.drain(..notes);
             reasons::EXPORTED.clone_into(&mut condition.reason);
         }
     }
@@ -248,6 +264,7 @@ mod tests {
             state,
             report: Report::default(),
             interval: Duration::from_secs(30),
+            raised: None,
             lacks: None,
         }
     }
@@ -269,6 +286,7 @@ mod tests {
         let broken = || view("database/c", failing("ExportFailed", Class::Transient));
         let stuck = || view("database/d", failing("ExportFailed", Class::Terminal));
         let unserved = || view("snapshot/e", failing("NotServed", Class::Terminal));
+        let denied = || view("snapshot/d", failing("ScopeSinkDenied", Class::Terminal));
         let cases: &[(&[SinkView], &[&str])] = &[
             (&[], &["Ready=True/NoExport", "Synced=True/NoExport", "SinkReachable=True/NoSinksConfigured"]),
             (&[good()], &["Ready=True/Exported", "Synced=True/Exported", "SinkReachable=True/ExportSucceeded"]),
@@ -296,6 +314,27 @@ mod tests {
                     "Degraded=True/NotServed",
                     "SinkReachable=False/ExportTerminal",
                 ],
+            ),
+            (
+                &[good(), unserved(), denied()],
+                &[
+                    "Ready=True/PartiallySynced",
+                    "Synced=False/PartiallySynced",
+                    "Degraded=True/ScopeSinkDenied",
+                    "SinkReachable=False/ExportTerminal",
+                ],
+            ),
+            (
+                &[denied()],
+                &[
+                    "Degraded=True/ScopeSinkDenied",
+                    "Synced=False/ScopeSinkDenied",
+                    "SinkReachable=False/ExportTerminal",
+                ],
+            ),
+            (
+                &[denied(), broken()],
+                &["Degraded=True/ScopeSinkDenied", "Synced=False/ScopeSinkDenied", "SinkReachable=False/ExportFailed"],
             ),
             (&[view("database/f", SinkState::Pending("soon".into()))], &["Synced=False/Progressing"]),
             (&[good(), view("snapshot/g", SinkState::Awaiting("x".into()))], &["Synced=False/Progressing"]),
@@ -341,6 +380,29 @@ mod tests {
         );
         assert_ne!(substance(&good, &[]), substance(&lacks, &[]));
         assert_ne!(substance(&lacking("target \"t\" in c (denied)"), &[]), substance(&lacks, &[]));
+    }
+
+    #[test]
+    fn an_interval_that_a_scope_raised_is_said_and_is_news() {
+        let of = |raised: Option<&str>, rows: u32| {
+            let mut view = view("database/a", SinkState::Exported);
+            view.raised = raised.map(str::to_owned);
+            view.report.rows = rows.into();
+            let export = view.export(&KollectInventoryStatus::default(), 1, &NOW);
+            let (found, _) = findings(&[view], rows as usize, true);
+            KollectInventoryStatus {
+                conditions: merge(&[], &found, 1, &NOW),
+                sink_exports: vec![export],
+                ..KollectInventoryStatus::default()
+            }
+        };
+        let clamped = of(Some("raised from 0s to 1m0s, spec.minExportInterval of S"), 7);
+        let note = "; interval raised from 0s to 1m0s, spec.minExportInterval of S";
+        assert_eq!(clamped.conditions[0].message, format!("exported 7 item(s) across 1 sink(s){note}"));
+        let of_sink = &clamped.sink_exports[0].conditions[0].message;
+        assert_eq!(*of_sink, format!("7 row(s), all changes are in the sink{note}"));
+        assert_ne!(substance(&clamped, &[]), substance(&of(None, 7), &[]));
+        assert_eq!(substance(&clamped, &[]), substance(&of(Some(&note["; interval ".len()..]), 8), &[]));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::absence::Going;
 use super::room::Fill;
-use super::{Refusal, Resolved, Rows, in_words, served, some};
+use super::{Chosen, Refusal, Resolved, Rows, in_words, served, some};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetStatus};
 use crate::control::Control;
@@ -23,9 +23,9 @@ use crate::control::errand::Errand;
 use crate::control::overview::Seen;
 use crate::control::shelf::Object;
 use crate::error::Class;
-use crate::model::{Name, Namespace, ObjectKey, TargetKey};
+use crate::model::{Gvk, Name, Namespace, ObjectKey, TargetKey};
 use crate::store::{Store, TargetCounts};
-use crate::validate::scope::{Denial, StaticRef};
+use crate::validate::scope::StaticRef;
 use crate::validate::{self, FieldPath};
 use crate::watch::{Consent, Interest, Scope};
 
@@ -152,9 +152,9 @@ impl Control {
         let held = state.held();
         let collecting = state.registrations.values().any(|registration| registration.interest.is_some());
         let outcome = match self.resolve_cluster_target(&object, &mut state) {
-            Ok((resolved, places)) => {
+            Ok(resolved) => {
                 state.common.absence.clear();
-                Ok(self.collect_everywhere(key, resolved, places, &mut state))
+                Ok(self.collect_everywhere(key, resolved, &mut state))
             }
             Err(refusal) => {
                 if ![reasons::PROFILE_NOT_FOUND, reasons::KIND_NOT_FOUND].contains(&refusal.reason) {
@@ -208,7 +208,7 @@ impl Control {
         &self,
         object: &Object<KollectClusterTargetSpec>,
         state: &mut State,
-    ) -> Result<(Resolved, Places), Refusal> {
+    ) -> Result<Resolved, Refusal> {
         let invalid = |message: String, rows| Refusal::new(reasons::INVALID_SPEC, message, rows);
         let spec = object.spec.as_ref().map_err(|error| invalid(error.to_string(), Rows::Stay))?;
         if spec.suspend {
@@ -217,38 +217,40 @@ impl Control {
         }
         served(&validate::not_served::cluster_target(spec))?;
         let target = validate::cluster_target(spec).map_err(|errors| invalid(errors.to_string(), Rows::Stay))?;
-        let ceiling = self.shelves.cluster_ceiling().map_err(denied)?;
+        let ceiling = self.shelves.cluster_ceiling()?;
         let reference = FieldPath::spec().field("profileRef").field("namespace");
-        ceiling.allows_static_ref(&reference, StaticRef::Profile, &target.profile().namespace).map_err(denied)?;
+        ceiling.allows_static_ref(&reference, StaticRef::Profile, &target.profile().namespace)?;
         let common = &mut state.common;
-        let mut resolved =
-            self.resolve_intent(target.intent(), target.profile(), &mut common.compiled, &mut common.absence)?;
-        ceiling.limits().allows_kinds(&spec.resource_rules, Some(&resolved.gvk)).map_err(denied)?;
-        if resolved.resource.scope == Scope::Cluster {
+        let profile = self.profile(target.profile(), &mut common.absence)?;
+        let kind = profile.spec.as_ref().ok().map(|profile| Gvk::from(&profile.target_gvk));
+        ceiling.limits().allows_kinds(&spec.resource_rules, kind.as_ref())?;
+        let name = target.profile().name.as_str();
+        let (gvk, program) = self.compile(name, profile, target.intent(), &mut common.compiled)?;
+        let resource = self.resource(name, &gvk, &mut common.absence)?.clone();
+        let mut matched = self.matched(target.intent().namespaces());
+        if resource.scope == Scope::Cluster {
             // One registration has them, or each namespace would have all of them.
-            let mut matched = self.matched(target.intent().namespaces());
             matched.retain(|namespace, _| namespace.as_str() == HOME);
             if matched.is_empty() {
                 let message = format!(
                     "spec.namespaceSelector: objects of {} live in no namespace and count for {HOME:?}, which is not \
                      selected; select it as well",
-                    in_words(&resolved.gvk)
+                    in_words(&gvk)
                 );
                 return Err(invalid(message, Rows::Go));
             }
-            resolved.matched = matched;
         }
-        let places = Places { matched: resolved.matched.keys().cloned().collect(), ..Places::default() };
-        resolved.matched = ceiling.limits().narrow(&resolved.matched);
-        Ok((resolved, places))
+        let effective = ceiling.limits().narrow(&matched);
+        Ok(Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } })
     }
 
     /// Registers a cluster target where it collects, and nowhere else.
-    fn collect_everywhere(&self, key: &ObjectKey, resolved: Resolved, mut places: Places, state: &mut State) -> Places {
-        let Resolved { gvk, resource, program, matched } = resolved;
+    fn collect_everywhere(&self, key: &ObjectKey, resolved: Resolved, state: &mut State) -> Places {
+        let Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } } = resolved;
         let resource = Arc::new(resource);
+        let mut places = Places { matched: matched.into_keys().collect(), ..Places::default() };
         let mut before = std::mem::take(&mut state.registrations);
-        for (namespace, consent) in matched {
+        for (namespace, consent) in effective {
             let own = TargetKey::new(namespace.clone(), key.name.clone());
             if self.shelves.targets.get(&own).is_some() {
                 places.taken.push(namespace);
@@ -340,12 +342,6 @@ impl Control {
             self.parts.store.unregister(namespace, name);
         }
     }
-}
-
-/// Refuses what a scope does not allow, which takes the rows along. A scope that cannot be read decides nothing.
-fn denied(denial: Denial) -> Refusal {
-    let rows = if denial.reason == reasons::SCOPE_LOOKUP_FAILED { Rows::Stay } else { Rows::Go };
-    Refusal::new(denial.reason, denial.message, rows)
 }
 
 /// Returns what the store has of one registration.
