@@ -35,13 +35,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
-    Kind, KollectClusterScopeSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec, KollectInventorySpec,
-    KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
+    KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
 use crate::metrics::{Controller, Metrics};
-use crate::model::{Family, Namespace, ObjectKey, SinkKey};
+use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks;
 use crate::status::events::{EventWriter, between};
 use crate::status::{StatusWriter, Subject};
@@ -93,6 +93,7 @@ pub struct Parts {
 struct Shelves {
     profiles: Shelf<KollectProfileSpec>,
     targets: Shelf<KollectTargetSpec>,
+    cluster_targets: Shelf<KollectClusterTargetSpec>,
     inventories: Shelf<KollectInventorySpec>,
     sinks: SinkShelves,
     scopes: Shelf<KollectScopeSpec>,
@@ -122,6 +123,7 @@ pub struct Control {
     discovered: bool,
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
+    cluster_targets: BTreeMap<ObjectKey, target::cluster::State>,
     inventories: BTreeMap<ObjectKey, inventory::State>,
     sinks: BTreeMap<Subject, sink::State>,
     tests: BTreeMap<ObjectKey, connection_test::State>,
@@ -160,6 +162,7 @@ impl Control {
             discovered: false,
             work: BTreeSet::new(),
             targets: BTreeMap::new(),
+            cluster_targets: BTreeMap::new(),
             inventories: BTreeMap::new(),
             sinks: BTreeMap::new(),
             tests: BTreeMap::new(),
@@ -225,7 +228,7 @@ impl Control {
                     let (subject, again) = errand?;
                     self.look_again(subject, again);
                 }
-                () = streams.health_changed() => self.queue_targets(|_| true),
+                () = streams.health_changed() => self.queue_all_targets(),
                 _ = discovery.tick() => self.discover().await,
                 _ = tick.tick() => self.look(),
                 Some(ended) = tasks.join_next() => ended??,
@@ -243,7 +246,7 @@ impl Control {
         let (kind, keys) = match notice {
             Notice::Namespace(event) => {
                 if shelves.take_namespace(event) {
-                    self.queue_targets(|_| true);
+                    self.queue_all_targets();
                 }
                 return;
             }
@@ -251,6 +254,7 @@ impl Control {
                 let keys = match kind {
                     Kind::Profile => shelves.profiles.take(event),
                     Kind::Target => shelves.targets.take(event),
+                    Kind::ClusterTarget => shelves.cluster_targets.take(event),
                     Kind::Inventory => shelves.inventories.take(event),
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
@@ -281,14 +285,20 @@ impl Control {
     fn concern(&mut self, kind: Kind, key: &ObjectKey) {
         let here = |other: &ObjectKey| other.namespace == key.namespace;
         match kind {
-            Kind::Profile | Kind::Inventory => self.queue_targets(here),
+            Kind::Profile => {
+                self.queue_targets(here);
+                self.queue_cluster_targets(|_, spec| spec.profile_ref.names(key));
+            }
+            // Of two with one name, the cluster target is the one that gives way.
+            Kind::Target => self.queue_cluster_targets(|name, _| *name == key.name),
+            Kind::Inventory => self.queue_targets(here),
             Kind::Scope => {
                 self.queue_targets(here);
                 self.queue_inventories(here);
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterScope => {
-                self.queue_targets(|_| true);
+                self.queue_all_targets();
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterInventory => {
@@ -316,6 +326,18 @@ impl Control {
     fn queue_targets(&mut self, which: impl Fn(&ObjectKey) -> bool) {
         let keys = self.shelves.targets.iter().map(|(key, _)| key).filter(|key| which(key));
         self.work.extend(keys.map(|key| (Kind::Target, key.clone())));
+    }
+
+    /// Queues the cluster targets whose spec can be read, by name and spec.
+    fn queue_cluster_targets(&mut self, which: impl Fn(&Name, &KollectClusterTargetSpec) -> bool) {
+        let all = self.shelves.cluster_targets.iter();
+        let keys = all.filter(|(key, object)| object.spec.as_ref().is_ok_and(|spec| which(&key.name, spec)));
+        self.work.extend(keys.map(|(key, _)| (Kind::ClusterTarget, key.clone())));
+    }
+
+    fn queue_all_targets(&mut self) {
+        self.queue_targets(|_| true);
+        self.queue_cluster_targets(|_, _| true);
     }
 
     fn queue_inventories(&mut self, which: impl Fn(&ObjectKey) -> bool) {
@@ -354,10 +376,12 @@ impl Control {
             Ok(changed) => {
                 self.discovered = true;
                 if changed {
-                    self.queue_targets(|_| true);
+                    self.queue_all_targets();
                 }
                 let waiting = self.targets.iter().filter(|(_, state)| state.awaits_discovery());
                 self.work.extend(waiting.map(|(key, _)| (Kind::Target, key.clone())));
+                let waiting = self.cluster_targets.iter().filter(|(_, state)| state.awaits_discovery());
+                self.work.extend(waiting.map(|(key, _)| (Kind::ClusterTarget, key.clone())));
             }
             Err(error) => tracing::warn!(error = crate::error::chain(&error), "discovery failed, trying again"),
         }
@@ -408,6 +432,7 @@ impl Control {
     async fn reconcile(&mut self, kind: Kind, key: &ObjectKey) -> Option<crate::error::Class> {
         match kind {
             Kind::Target => self.reconcile_target(key),
+            Kind::ClusterTarget => self.reconcile_cluster_target(key),
             Kind::Inventory => self.reconcile_inventory(key).await,
             Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
             Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
@@ -477,7 +502,17 @@ impl Control {
         }
         let counts = self.targets.iter_mut().filter(|(key, state)| state.moved(store, key)).map(|(key, _)| key.clone());
         let moved: Vec<ObjectKey> = counts.collect();
-        let namespaces: BTreeSet<&Namespace> = moved.iter().map(|key| &key.namespace).collect();
+        let mut namespaces: BTreeSet<Namespace> = moved.iter().map(|key| key.namespace.clone()).collect();
+        for (key, state) in &mut self.cluster_targets {
+            for (target, over) in state.fitting(store, &key.name) {
+                self.parts.watch.again(&target, &over);
+            }
+            let moved = state.moved(store, &key.name);
+            if !moved.is_empty() || state.is_due(Instant::now()) {
+                self.work.insert((Kind::ClusterTarget, key.clone()));
+            }
+            namespaces.extend(moved);
+        }
         let inventories: Vec<ObjectKey> =
             self.inventories.keys().filter(|key| namespaces.contains(&key.namespace)).cloned().collect();
         self.work.extend(inventories.into_iter().map(|key| (Kind::Inventory, key)));
@@ -512,6 +547,7 @@ impl Shelves {
         let uid = match kind {
             Kind::Profile => self.profiles.get(key)?.uid(),
             Kind::Target => self.targets.get(key)?.uid(),
+            Kind::ClusterTarget => self.cluster_targets.get(key)?.uid(),
             Kind::Inventory => self.inventories.get(key)?.uid(),
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
@@ -527,13 +563,14 @@ impl Shelves {
     fn synced(&self) -> bool {
         self.profiles.synced()
             && self.targets.synced()
+            && self.cluster_targets.synced()
             && self.inventories.synced()
             && self.sinks.synced()
             && self.scopes.synced()
             && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::ClusterTarget, Kind::EventSink, Kind::ClusterInventory]
+            && [Kind::EventSink, Kind::ClusterInventory]
                 .iter()
                 .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
     }

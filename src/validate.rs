@@ -14,6 +14,7 @@ use std::fmt;
 use crate::api::v1alpha1::Duration;
 use crate::error::{Class, Classify};
 
+mod cluster_target;
 mod connection_test;
 mod endpoint;
 mod inventory;
@@ -25,6 +26,7 @@ mod snapshot;
 mod target;
 mod template;
 
+pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};

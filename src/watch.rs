@@ -359,15 +359,17 @@ impl Sizes for WatchSet {
         for extent in &*self.open.lock() {
             let resource = &extent.resource;
             let interests = self.shared.processor.index().interests(resource, extent.namespace.as_ref());
+            // Of all registrations of a cluster target the stream has the objects, of several targets those of one.
+            let mut of_program: HashMap<*const Program, u64> = HashMap::new();
+            for interest in &interests {
+                let rows = interest.target.rows(extent.namespace.as_ref()) as u64;
+                *of_program.entry(Arc::as_ptr(&interest.program)).or_default() += rows;
+            }
             reading.streams.push(Stream {
                 group: resource.group.clone(),
                 version: resource.version.clone(),
                 resource: resource.plural.clone(),
-                objects: interests
-                    .iter()
-                    .map(|interest| interest.target.rows(extent.namespace.as_ref()) as u64)
-                    .max()
-                    .unwrap_or(0),
+                objects: of_program.into_values().max().unwrap_or(0),
                 reach: if extent.namespace.is_some() { Reach::Namespace } else { Reach::Cluster },
             });
         }

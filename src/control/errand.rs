@@ -112,7 +112,11 @@ async fn run(
     errand: Errand,
 ) -> Result<(), kube::Error> {
     let resource = kind.resource();
-    let api: Api<DynamicObject> = Api::namespaced_with(client, key.namespace.as_str(), &resource);
+    let api: Api<DynamicObject> = if key.namespace.is_empty() {
+        Api::all_with(client, &resource)
+    } else {
+        Api::namespaced_with(client, key.namespace.as_str(), &resource)
+    };
     let name = key.name.as_str();
     let (verb, result) = match errand {
         Errand::Merge(patch) => {

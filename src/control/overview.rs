@@ -6,7 +6,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::metrics::{Collected, Reading, Sizes};
-use crate::model::{Gvk, Name, TargetKey};
+use crate::model::{Gvk, Name, Namespace, TargetKey};
 use crate::store::Store;
 
 /// What is remembered of one target.
@@ -15,6 +15,8 @@ pub(super) struct Seen {
     /// Profile and kind, once they are resolved.
     pub(super) collects: Option<(Name, Gvk)>,
     pub(super) ready: bool,
+    /// Where its rows belong: its own namespace, or each in which a cluster target is registered.
+    pub(super) namespaces: Vec<Namespace>,
 }
 
 /// All targets.
@@ -43,8 +45,8 @@ impl Sizes for Overview {
         for (key, seen) in &*self.targets.lock() {
             reading.targets.push((key.clone(), seen.ready));
             if let Some((profile, gvk)) = &seen.collects {
-                let table = self.store.existing(&key.namespace);
-                let rows = table.map_or(0, |table| table.target_counts(&key.name).rows);
+                let tables = seen.namespaces.iter().filter_map(|namespace| self.store.existing(namespace));
+                let rows: usize = tables.map(|table| table.target_counts(&key.name).rows).sum();
                 reading.collected.push(Collected { profile: profile.clone(), gvk: gvk.clone(), rows: rows as u64 });
             }
         }

@@ -2,6 +2,7 @@
 
 pub(super) mod absence;
 mod brake;
+pub(super) mod cluster;
 mod limits;
 mod room;
 mod unknown;
@@ -178,7 +179,7 @@ impl Control {
             self.overview.remove(key);
             return None;
         }
-        self.overview.put(key, Seen { collects, ready: class.is_none() });
+        self.overview.put(key, Seen { collects, ready: class.is_none(), namespaces: vec![key.namespace.clone()] });
         class
     }
 
@@ -197,18 +198,10 @@ impl Control {
         served(&validate::not_served::target(spec))?;
         let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
         let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
-        let Some(profile) = self.shelves.profiles.get(&profile_key) else {
-            let rows = state.absence.profile(Instant::now()).into();
-            let message = format!(
-                "spec.profileRef: there is no KollectProfile {:?} in namespace {:?}; create it or name another",
-                spec.profile_ref,
-                key.namespace.as_str()
-            );
-            return Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows));
-        };
+        let profile = self.profile(&profile_key, &mut state.absence)?;
         let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
-        let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, state)?;
-        let resource = self.resource(&spec.profile_ref, &gvk, state)?.clone();
+        let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, &mut state.compiled)?;
+        let resource = self.resource(&spec.profile_ref, &gvk, &mut state.absence)?.clone();
         let matched = match resource.scope {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
@@ -217,13 +210,27 @@ impl Control {
         Ok(Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } })
     }
 
+    /// Finds the profile of a target.
+    fn profile(&self, key: &ObjectKey, absence: &mut Absence) -> Result<&Object<KollectProfileSpec>, Refusal> {
+        if let Some(profile) = self.shelves.profiles.get(key) {
+            return Ok(profile);
+        }
+        let rows = absence.profile(Instant::now()).into();
+        let message = format!(
+            "spec.profileRef: there is no KollectProfile {:?} in namespace {:?}; create it or name another",
+            key.name.as_str(),
+            key.namespace.as_str()
+        );
+        Err(Refusal::new(reasons::PROFILE_NOT_FOUND, message, rows))
+    }
+
     /// Finds the resource of a kind.
-    fn resource(&self, profile: &str, gvk: &Gvk, state: &mut State) -> Result<&Resource, Refusal> {
+    fn resource(&self, profile: &str, gvk: &Gvk, absence: &mut Absence) -> Result<&Resource, Refusal> {
         let field = format!("spec.targetGVK of KollectProfile {profile:?}");
         let polled = match self.discovery.find(gvk) {
             Presence::Listed(resource) => return Ok(resource),
             Presence::Unsure => {
-                state.absence.clear();
+                absence.clear();
                 let message = format!(
                     "{field}: it is not known whether there is a {}, for the server of that group does not answer; rows                      stay as they are. Check its APIService",
                     in_words(gvk)
@@ -237,7 +244,7 @@ impl Control {
              CustomResourceDefinition",
             in_words(gvk)
         );
-        Err(Refusal::new(reasons::KIND_NOT_FOUND, message, state.absence.kind(gvk, polled).into()))
+        Err(Refusal::new(reasons::KIND_NOT_FOUND, message, absence.kind(gvk, polled).into()))
     }
 
     /// Returns the program of profile and filter; the same one as long as neither changes.
@@ -246,7 +253,7 @@ impl Control {
         name: &str,
         profile: &Object<KollectProfileSpec>,
         target: &ValidatedTarget,
-        state: &mut State,
+        compiled: &mut Option<Compiled>,
     ) -> Result<(Gvk, Arc<Program>), Refusal> {
         let invalid = |message: String| {
             Refusal::new(reasons::PROFILE_INVALID, format!("KollectProfile {name:?}: {message}"), Rows::Stay)
@@ -260,7 +267,7 @@ impl Control {
         let filter =
             Filter { names: target.names().clone(), labels: target.labels().clone(), mode: target.watch_mode() };
         let version = (profile.uid().to_owned(), profile.generation());
-        if let Some(compiled) = &state.compiled
+        if let Some(compiled) = compiled.as_ref()
             && compiled.profile == version
             && compiled.filter == filter
         {
@@ -286,7 +293,7 @@ impl Control {
                 Refusal::new(reason, message, Rows::Stay)
             })?;
         let program = Arc::new(Program { filter: filter.clone(), extractor });
-        state.compiled = Some(Compiled { profile: version, filter, program: program.clone() });
+        *compiled = Some(Compiled { profile: version, filter, program: program.clone() });
         Ok((validated.gvk().clone(), program))
     }
 
@@ -305,26 +312,43 @@ impl Control {
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
         let Resolved { gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
-        let target = self.parts.store.register(Origin { target: key.clone(), gvk });
-        target.cover(&match resource.scope {
-            Scope::Namespaced => Coverage::Namespaces(Arc::new(effective.keys().cloned().collect())),
-            Scope::Cluster => Coverage::Cluster,
-        });
-        let interest = Interest { target, resource: Arc::new(resource), program, namespaces: Arc::new(effective) };
-        self.parts.watch.set(interest.clone());
-        state.interest = Some(interest);
+        state.interest = Some(self.register(key, gvk, Arc::new(resource), program, effective));
         state.dropped = false;
     }
 
+    /// Registers a target, or what a cluster target collects in one namespace.
+    fn register(
+        &self,
+        key: &TargetKey,
+        gvk: Gvk,
+        resource: Arc<Resource>,
+        program: Arc<Program>,
+        namespaces: BTreeMap<Namespace, Consent>,
+    ) -> Interest {
+        let target = self.parts.store.register(Origin { target: key.clone(), gvk });
+        target.cover(&match resource.scope {
+            Scope::Namespaced => Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())),
+            Scope::Cluster => Coverage::Cluster,
+        });
+        let interest = Interest { target, resource, program, namespaces: Arc::new(namespaces) };
+        self.parts.watch.set(interest.clone());
+        interest
+    }
+
     fn stop(&self, key: &TargetKey, rows: Rows, state: &mut State) {
-        self.parts.watch.remove(key);
         state.dropped = rows != Rows::Stay;
+        self.stand_down(key, rows, state.interest.take());
+    }
+
+    /// Ends what was registered, and does with its rows what is to happen to them.
+    fn stand_down(&self, key: &TargetKey, rows: Rows, interest: Option<Interest>) {
+        self.parts.watch.remove(key);
         match rows {
             Rows::Go | Rows::Vanish => self.parts.store.unregister(&key.namespace, &key.name),
             Rows::Stay => {
                 // Registered in any case: a target that is there but not understood is not a deleted one.
                 let table = self.parts.store.existing(&key.namespace);
-                if let Some(interest) = state.interest.take() {
+                if let Some(interest) = interest {
                     interest.target.cover(&Coverage::Unresolved);
                 } else if table.is_none_or(|table| !table.has(&key.name)) {
                     let gvk = Gvk { group: "".into(), version: "".into(), kind: "".into() };
@@ -332,7 +356,6 @@ impl Control {
                 }
             }
         }
-        state.interest = None;
     }
 
     fn report_target(

@@ -67,9 +67,9 @@ pub fn target(spec: &KollectTargetSpec) -> Vec<NotServed> {
     if spec.resource_rules.is_empty() { Vec::new() } else { collect(&[rules]) }
 }
 
-/// No cluster target is served.
-pub fn cluster_target(_: &KollectClusterTargetSpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec()])
+/// What a cluster target uses: what a target uses too.
+pub fn cluster_target(spec: &KollectClusterTargetSpec) -> Vec<NotServed> {
+    target(&spec.intent())
 }
 
 /// What an inventory uses: each such reference is Degraded, its siblings go on.
@@ -151,7 +151,10 @@ mod tests {
             said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
             said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
             said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
-            said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}})),
+            said(
+                cluster_target,
+                json!({"profileRef": {"name": "p", "namespace": "n"}, "resourceRules": [{"gvk": gvk}]}),
+            ),
             said(
                 inventory,
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
@@ -173,7 +176,7 @@ mod tests {
         spec.export.mode: not in this build; spec.export.prune: not in this build
         spec.metrics: not in this build
         spec.resourceRules: not in this build
-        spec: not in this build
+        spec.resourceRules: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
         spec.type: not in this build
@@ -202,6 +205,8 @@ mod tests {
             ),
             None
         );
+        let reference = json!({"name": "p", "namespace": "n"});
+        assert_eq!(said(cluster_target, json!({"profileRef": reference, "namespaceSelector": {}})), None);
         let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
         assert_eq!(said(inventory, refs), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);

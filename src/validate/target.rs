@@ -86,8 +86,14 @@ impl NamespaceFilter {
 /// Terminal, with everything that is wrong.
 pub fn target(spec: &KollectTargetSpec) -> Result<ValidatedTarget, FieldErrors> {
     let mut findings = Findings::default();
+    findings.local_name(FieldPath::spec().field("profileRef"), &spec.profile_ref);
+    let validated = intent(&mut findings, spec);
+    findings.give(validated)
+}
+
+/// Reads what both kinds of targets have in common: everything but where the profile is.
+pub(super) fn intent(findings: &mut Findings, spec: &KollectTargetSpec) -> ValidatedTarget {
     let root = FieldPath::spec();
-    findings.local_name(root.field("profileRef"), &spec.profile_ref);
     for (field, list) in
         [("includedNamespaces", &spec.included_namespaces), ("excludedNamespaces", &spec.excluded_namespaces)]
     {
@@ -98,25 +104,24 @@ pub fn target(spec: &KollectTargetSpec) -> Result<ValidatedTarget, FieldErrors> 
         findings.unique(&path, None, list.iter().map(String::as_str));
     }
     let namespaces = |names: &[String]| names.iter().map(|name| Namespace::new(name.as_str())).collect();
-    let validated = ValidatedTarget {
+    ValidatedTarget {
         profile: Name::new(spec.profile_ref.as_str()),
         namespaces: NamespaceFilter {
             included: namespaces(&spec.included_namespaces),
             excluded: namespaces(&spec.excluded_namespaces),
-            selector: optional(&mut findings, &root.field("namespaceSelector"), spec.namespace_selector.as_ref())
+            selector: optional(findings, &root.field("namespaceSelector"), spec.namespace_selector.as_ref())
                 .unwrap_or_default(),
             exclude_selector: optional(
-                &mut findings,
+                findings,
                 &root.field("namespaceExcludeSelector"),
                 spec.namespace_exclude_selector.as_ref(),
             ),
         },
-        labels: optional(&mut findings, &root.field("labelSelector"), spec.label_selector.as_ref()).unwrap_or_default(),
+        labels: optional(findings, &root.field("labelSelector"), spec.label_selector.as_ref()).unwrap_or_default(),
         names: spec.names.iter().map(|name| Name::new(name.as_str())).collect(),
         watch_mode: spec.watch_mode,
         suspend: spec.suspend,
-    };
-    findings.give(validated)
+    }
 }
 
 fn optional(findings: &mut Findings, path: &FieldPath, selector: Option<&LabelSelector>) -> Option<Selector> {

@@ -35,7 +35,7 @@ use super::scan::{Lines, Scanner};
 use super::{Health, Problem};
 use crate::error::Classify;
 use crate::extract;
-use crate::model::{Namespace, Uid};
+use crate::model::{Namespace, TargetKey, Uid};
 use crate::schedule::backoff::Backoff;
 use crate::store::{Store, is_mass_deletion};
 
@@ -286,11 +286,9 @@ impl<A: Api> Driver<A> {
     /// on request, and so is everything of a target whose program changed.
     fn sweep(&self, extent: &Extent, then: &[Arc<Interest>], mark: u32) {
         let now = self.interests(extent);
+        let now: HashMap<&TargetKey, &Arc<Interest>> = now.iter().map(|interest| (interest.key(), interest)).collect();
         for interest in then {
-            let same = |other: &&Arc<Interest>| {
-                other.key() == interest.key() && Arc::ptr_eq(&other.program, &interest.program)
-            };
-            if now.iter().any(|other| same(&other)) {
+            if now.get(interest.key()).is_some_and(|now| Arc::ptr_eq(&now.program, &interest.program)) {
                 let listed = |namespace: &Namespace| {
                     extent.namespace.as_ref().is_none_or(|listed| listed == namespace)
                         && (namespace.is_empty() || interest.namespaces.contains_key(namespace))

@@ -59,7 +59,7 @@ struct ResourceIndex {
     api_version: String,
     kind: Arc<str>,
     by_namespace: HashMap<Namespace, Vec<Arc<Interest>>>,
-    /// Targets of the resource, whatever their namespaces.
+    /// Targets of the resource, whatever their namespaces; the registrations of a cluster target are one.
     targets: usize,
     counters: ResourceCounters,
 }
@@ -117,9 +117,12 @@ impl ResourceIndex {
             }
         }
         let kind = interests.first().map_or_else(|| "".into(), |interest| interest.target.origin().gvk.kind.clone());
-        let plan = Plan::new(interests.iter().map(|interest| interest.program.extractor.prefixes()));
+        // What is registered in many namespaces has one program.
+        let programs: HashMap<*const Program, &Program> =
+            interests.iter().map(|interest| (Arc::as_ptr(&interest.program), &*interest.program)).collect();
+        let plan = Plan::new(programs.values().map(|program| program.extractor.prefixes()));
         let counters = metrics.resource(&resource.group, &resource.version, &resource.plural);
-        Self { plan, api_version: resource.api_version(), kind, by_namespace, targets: interests.len(), counters }
+        Self { plan, api_version: resource.api_version(), kind, by_namespace, targets: programs.len(), counters }
     }
 }
 

@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod chart;
 #[cfg(test)]
+mod cluster_kinds;
+#[cfg(test)]
 mod command_line;
 #[cfg(test)]
 mod faults;

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::conditions::ConditionSchema;
 use super::refs::{is_false, is_zero};
-use super::{LabelSelector, ObjectRef, ResourceRule, rules};
+use super::{KollectTargetSpec, LabelSelector, ObjectRef, ResourceRule, WatchMode, rules};
 
 /// Which objects of a profile's kind are collected, over many namespaces.
 ///
@@ -57,6 +57,24 @@ pub struct KollectClusterTargetSpec {
     /// Stops collecting and drops the rows of the target. Off when absent.
     #[serde(default, skip_serializing_if = "is_false")]
     pub suspend: bool,
+}
+
+impl KollectClusterTargetSpec {
+    /// Returns what a `KollectTarget` would say that asks for the same; where the profile is does not fit into one.
+    pub fn intent(&self) -> KollectTargetSpec {
+        KollectTargetSpec {
+            profile_ref: self.profile_ref.name.clone(),
+            namespace_selector: self.namespace_selector.clone(),
+            included_namespaces: self.included_namespaces.clone(),
+            excluded_namespaces: self.excluded_namespaces.clone(),
+            namespace_exclude_selector: self.namespace_exclude_selector.clone(),
+            resource_rules: self.resource_rules.clone(),
+            label_selector: None,
+            names: Vec::new(),
+            suspend: self.suspend,
+            watch_mode: WatchMode::All,
+        }
+    }
 }
 
 /// What the operator collected for a cluster target.

@@ -8,7 +8,7 @@ use serde::de::{self, Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
 use super::{Duration, rules};
-use crate::model::Gvk;
+use crate::model::{Gvk, ObjectKey};
 
 /// Tells whether a flag is off, so that it is left out of JSON.
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature that serde asks for")]
@@ -78,6 +78,13 @@ pub struct ObjectRef {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     #[schemars(length(max = 63))]
     pub namespace: String,
+}
+
+impl ObjectRef {
+    /// Tells whether this is the object that is meant.
+    pub fn names(&self, key: &ObjectKey) -> bool {
+        self.name == key.name.as_str() && self.namespace == key.namespace.as_str()
+    }
 }
 
 /// Selects by labels. All requirements have to hold; a selector without requirements selects everything.

@@ -115,6 +115,13 @@ impl Absence {
         if polled.saturating_duration_since(since) < KIND_GRACE { Verdict::Open } else { Verdict::Final }
     }
 
+    /// Takes over what another one misses; what was held or released for something else is forgotten.
+    pub(super) fn follow(&mut self, other: &Self) {
+        if self.missing != other.missing {
+            *self = Self { missing: other.missing.clone(), ..Self::default() };
+        }
+    }
+
     /// Tells whether something is missing.
     pub(super) fn is_open(&self) -> bool {
         self.missing.is_some()

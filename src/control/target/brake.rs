@@ -22,7 +22,9 @@ impl Control {
         if refusal.rows != Rows::Vanish || state.dropped {
             return refusal;
         }
-        let loss = self.loss(key, object, state);
+        let stored = self.stored(key);
+        let told = (!state.counted).then(|| usize_of(&object.status["collectedCount"]));
+        let loss = self.loss_with(&key.namespace, Going { stored, told });
         let before = state.absence.held().is_some();
         match state.absence.brake(loss) {
             None => refusal,
@@ -36,35 +38,53 @@ impl Control {
         }
     }
 
-    /// Counts what goes with a target and with all others of its namespace that miss something: what vanished together
-    /// is one removal. What this process never saw is taken from the statuses.
-    fn loss(&self, key: &TargetKey, object: &Object<KollectTargetSpec>, state: &State) -> Loss {
-        let table = self.parts.store.existing(&key.namespace);
-        let stored = table.as_ref().map_or(0, |table| table.counts().rows);
-        let others = self.shelves.targets.within(&key.namespace).filter_map(|(other, object)| {
-            let state = self.targets.get(other)?;
-            (state.absence.is_open() && !state.dropped).then_some((other, &**object, state))
-        });
-        let going: Vec<Going> = others
-            .chain([(key, object, state)])
-            .map(|(target, object, state)| Going {
-                stored: table.as_ref().map_or(0, |table| table.target_counts(&target.name).rows),
+    /// Counts what goes from a namespace with a target and with all others that miss something: what vanished together is
+    /// one removal. What this process never saw is taken from the statuses.
+    pub(super) fn loss_with(&self, namespace: &Namespace, own: Going) -> Loss {
+        let stored = self.parts.store.existing(namespace).map_or(0, |table| table.counts().rows);
+        let told = self.told(namespace);
+        let targets = self.shelves.targets.within(namespace).filter_map(|(key, object)| {
+            let state = self.targets.get(key)?;
+            (state.absence.is_open() && !state.dropped).then(|| Going {
+                stored: self.stored(key),
                 told: (!state.counted).then(|| usize_of(&object.status["collectedCount"])),
             })
-            .collect();
-        let inventories = self.shelves.inventories.within(&key.namespace);
-        let told = inventories.map(|(_, inventory)| usize_of(&inventory.status["itemCount"])).max();
-        Loss::new(stored, told.unwrap_or_default(), &going)
+        });
+        let cluster_targets = self.cluster_targets.iter().filter_map(|(key, state)| {
+            let own = TargetKey::new(namespace.clone(), key.name.clone());
+            state.going(namespace, self.stored(&own), told)
+        });
+        let going: Vec<Going> = targets.chain(cluster_targets).chain([own]).collect();
+        Loss::new(stored, told, &going)
+    }
+
+    /// Returns the rows of a target, or of a cluster target in one namespace.
+    fn stored(&self, key: &TargetKey) -> usize {
+        self.parts.store.existing(&key.namespace).map_or(0, |table| table.target_counts(&key.name).rows)
+    }
+
+    /// Returns how many rows the inventories of a namespace say they have.
+    pub(super) fn told(&self, namespace: &Namespace) -> usize {
+        let inventories = self.shelves.inventories.within(namespace);
+        inventories.map(|(_, inventory)| usize_of(&inventory.status["itemCount"])).max().unwrap_or_default()
     }
 
     /// Says which rows of a namespace are held, why, and what to do; nothing while none are. For its inventories.
     pub(in crate::control) fn held_deletion(&self, namespace: &Namespace) -> Option<String> {
-        let held = self.targets.iter().filter(|(key, _)| key.namespace == *namespace);
-        let held: Vec<(&Name, &Held)> =
-            held.filter_map(|(key, state)| Some((&key.name, state.absence.held()?))).collect();
-        let (_, first) = held.first()?;
-        let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
-        Some(format!("KollectTarget {}: {first}", names.join(", ")))
+        let here = self.targets.iter().filter(|(key, _)| key.namespace == *namespace);
+        let targets: Vec<(&Name, &Held)> =
+            here.filter_map(|(key, state)| Some((&key.name, state.absence.held()?))).collect();
+        let everywhere = self.cluster_targets.iter();
+        let cluster_targets: Vec<(&Name, &Held)> =
+            everywhere.filter_map(|(key, state)| Some((&key.name, state.brake(namespace)?.held()?))).collect();
+        let (_, first) = targets.first().or_else(|| cluster_targets.first())?;
+        let named = |kind: &str, held: &[(&Name, &Held)]| {
+            let names: Vec<&str> = held.iter().map(|(name, _)| name.as_str()).collect();
+            (!names.is_empty()).then(|| format!("{kind} {}", names.join(", ")))
+        };
+        let named = [named("KollectTarget", &targets), named("KollectClusterTarget", &cluster_targets)];
+        let named: Vec<String> = named.into_iter().flatten().collect();
+        Some(format!("{}: {first}", named.join(", ")))
     }
 
     /// Lets the rows of a namespace go that are held now.
@@ -73,6 +93,12 @@ impl Control {
             if state.absence.release() {
                 tracing::info!(target = %key, "held rows released");
                 self.work.insert((Kind::Target, key.clone()));
+            }
+        }
+        for (key, state) in &mut self.cluster_targets {
+            if state.release(namespace) {
+                tracing::info!(target = %key.name, namespace = %namespace, "held rows released");
+                self.work.insert((Kind::ClusterTarget, key.clone()));
             }
         }
     }

@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+
 use super::{NAMED, some};
-use crate::api::v1alpha1::KollectTargetStatus;
 use crate::api::v1alpha1::conditions::types;
 use crate::control::Control;
-use crate::model::{Name, Namespace, Part, TargetKey};
+use crate::model::{Name, Namespace, ObjectKey, Part, TargetKey};
 
 impl Control {
     /// Names parts of the targets of a namespace that were never listed, with what stands in the way of each.
@@ -33,15 +34,19 @@ impl Control {
         if namespaces.iter().any(|namespace| over_budget.contains(namespace)) {
             return "its rows do not fit into the store".to_owned();
         }
+        let everywhere = ObjectKey::new(Namespace::new(""), key.name.clone());
         let interest = self.targets.get(key).and_then(|state| state.interest.as_ref());
+        let interest = interest.or_else(|| self.cluster_targets.get(&everywhere)?.interest(&key.namespace));
         if let Some(interest) = interest {
             let mut problems = self.parts.watch.problems(interest).into_iter();
             let here = problems.find(|(place, _)| place.is_empty() || namespaces.contains(&place));
             return here.map_or_else(|| "its first list is under way".to_owned(), |(_, problem)| problem.message);
         }
-        let object = self.shelves.targets.get(key).map(|object| object.status.clone()).unwrap_or_default();
-        let status: KollectTargetStatus = serde_json::from_value(object).unwrap_or_default();
-        let degraded = status.conditions.into_iter().find(|condition| condition.type_ == types::DEGRADED);
+        let own = self.shelves.targets.get(key).map(|object| &object.status);
+        let status = own.or_else(|| self.shelves.cluster_targets.get(&everywhere).map(|object| &object.status));
+        let conditions = status.and_then(|status| status.get("conditions")).cloned().unwrap_or_default();
+        let conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
+        let degraded = conditions.into_iter().find(|condition| condition.type_ == types::DEGRADED);
         degraded.map_or_else(|| "it does not collect yet".to_owned(), |condition| condition.message)
     }
 }
