@@ -2,6 +2,7 @@
 
 pub(super) mod absence;
 mod brake;
+mod filter;
 mod room;
 mod unknown;
 
@@ -13,6 +14,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use absence::{Absence, Verdict};
+use filter::Checked;
 use room::{Fill, Room};
 
 use super::overview::Seen;
@@ -37,7 +39,10 @@ const NAMED: usize = 5;
 /// What is remembered of a target between two reconciles.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    checked: Option<Checked>,
     compiled: Option<Compiled>,
+    /// Filters of the target that have no effect.
+    remarks: String,
     absence: Absence,
     room: Room,
     /// Its rows were removed on purpose.
@@ -115,6 +120,7 @@ impl Refusal {
 
 /// A target of which everything is known.
 struct Resolved {
+    target: Arc<ValidatedTarget>,
     gvk: Gvk,
     resource: Resource,
     program: Arc<Program>,
@@ -183,11 +189,10 @@ impl Control {
             let message = "spec.suspend is true: nothing is collected and the rows are removed";
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
-        served(&validate::not_served::target(spec))?;
         if let Some((scope, _)) = self.shelves.scopes.within(&key.namespace).next() {
             served(&[validate::not_served::scope(scope)])?;
         }
-        let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
+        let target = filter::checked(object, spec, state)?;
         let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
         let Some(profile) = self.shelves.profiles.get(&profile_key) else {
             let rows = state.absence.profile(Instant::now()).into();
@@ -204,7 +209,7 @@ impl Control {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
         };
-        Ok(Resolved { gvk, resource, program, matched })
+        Ok(Resolved { target, gvk, resource, program, matched })
     }
 
     /// Finds the resource of a kind.
@@ -247,8 +252,7 @@ impl Control {
             ..refusal
         })?;
         let validated = validate::profile(spec).map_err(|errors| invalid(errors.to_string()))?;
-        let filter =
-            Filter { names: target.names().clone(), labels: target.labels().clone(), mode: target.watch_mode() };
+        let filter = filter::filter(target, validated.gvk());
         let version = (profile.uid().to_owned(), profile.generation());
         if let Some(compiled) = &state.compiled
             && compiled.profile == version
@@ -275,7 +279,7 @@ impl Control {
                 let reason = if not_served { reasons::NOT_SERVED } else { reasons::PROFILE_INVALID };
                 Refusal::new(reason, message, Rows::Stay)
             })?;
-        let program = Arc::new(Program { filter: filter.clone(), extractor });
+        let program = Arc::new(Program::new(filter.clone(), extractor));
         state.compiled = Some(Compiled { profile: version, filter, program: program.clone() });
         Ok((validated.gvk().clone(), program))
     }
@@ -294,13 +298,15 @@ impl Control {
 
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
-        let Resolved { gvk, resource, program, matched } = resolved;
+        let Resolved { target: wanted, gvk, resource, program, matched } = resolved;
+        state.remarks = filter::remarks(&wanted, &gvk, resource.scope);
         let target = self.parts.store.register(Origin { target: key.clone(), gvk });
         target.cover(&match resource.scope {
             Scope::Namespaced => Coverage::Namespaces(Arc::new(matched.keys().cloned().collect())),
             Scope::Cluster => Coverage::Cluster,
         });
-        let interest = Interest { target, resource: Arc::new(resource), program, namespaces: Arc::new(matched) };
+        let namespaces = Arc::new(self.terms(&wanted, &resource, &matched));
+        let interest = Interest { target, resource: Arc::new(resource), program, namespaces };
         self.parts.watch.set(interest.clone());
         state.interest = Some(interest);
         state.dropped = false;
@@ -349,7 +355,7 @@ impl Control {
             return None;
         }
         let fill = Fill::of(&self.parts.store);
-        let view = View { counts: &counts, problems: &problems, refusal, sinks, fill };
+        let view = View { counts: &counts, problems: &problems, refusal, remarks: &state.remarks, sinks, fill };
         let (findings, class) = findings(object, &view);
         let now = Self::now();
         let ready = class.is_none();
@@ -358,7 +364,8 @@ impl Control {
         state.counted |= settled;
         let collected = if settled || state.dropped { i64::try_from(counts.rows).ok() } else { before.collected_count };
         let moved = collected != before.collected_count;
-        let names = || namespaces.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let names = || filter::names(namespaces.keys());
+        let rules = object.spec.as_ref().map_or(0, |spec| spec.resource_rules.len());
         let status = KollectTargetStatus {
             conditions: merge(&before.conditions, &findings, object.generation(), &now),
             observed_generation: if ready { Some(object.generation()) } else { before.observed_generation },
@@ -368,7 +375,7 @@ impl Control {
             collected_count_updated_at: if moved { Some(now) } else { before.collected_count_updated_at.clone() },
             matched_namespaces: names(),
             effective_namespaces: names(),
-            active_resource_rules: 0,
+            active_resource_rules: if refusal.is_none() { i64::try_from(rules).unwrap_or(i64::MAX) } else { 0 },
         };
         let substance = substance(&status, &counts);
         let status = serde_json::to_value(&status).unwrap_or_default();
@@ -384,6 +391,7 @@ struct View<'a> {
     counts: &'a TargetCounts,
     problems: &'a BTreeMap<Namespace, Problem>,
     refusal: Option<&'a Refusal>,
+    remarks: &'a str,
     sinks: Sinks,
     fill: Fill,
 }
@@ -457,6 +465,10 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
         ready.push_str("; U+0000 replaced by U+FFFD in ");
         ready.push_str(&counts.sanitized.to_string());
         ready.push_str(" of them");
+    }
+    if !view.remarks.is_empty() {
+        ready.push_str("; ");
+        ready.push_str(view.remarks);
     }
     let synced = if problems.is_empty() {
         finding(types::SYNCED, ConditionStatus::True, reasons::COLLECTING, &ready)

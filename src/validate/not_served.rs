@@ -11,8 +11,7 @@ use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
     DatabaseSinkType, KollectClusterInventorySpec, KollectClusterTargetSpec, KollectDatabaseSinkSpec,
-    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
-    SnapshotSinkType,
+    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, SnapshotSinkType,
 };
 use crate::model::ObjectKey;
 
@@ -60,12 +59,6 @@ pub fn profile(spec: &KollectProfileSpec) -> Vec<NotServed> {
         paths.push(root.field("metrics"));
     }
     collect(&paths)
-}
-
-/// What a target uses.
-pub fn target(spec: &KollectTargetSpec) -> Vec<NotServed> {
-    let rules = FieldPath::spec().field("resourceRules");
-    if spec.resource_rules.is_empty() { Vec::new() } else { collect(&[rules]) }
 }
 
 /// No cluster target is served.
@@ -157,7 +150,6 @@ mod tests {
             ),
             said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
             said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
-            said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
             said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}})),
             said(
                 inventory,
@@ -179,7 +171,6 @@ mod tests {
         spec.attributes[1].path: not in this build
         spec.export.mode: not in this build; spec.export.prune: not in this build
         spec.metrics: not in this build
-        spec.resourceRules: not in this build
         spec: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
@@ -201,13 +192,6 @@ mod tests {
             said(
                 profile,
                 json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "cel:object.data"}], "export": {"prune": {"scrubKeys": ["k"]}}})
-            ),
-            None
-        );
-        assert_eq!(
-            said(
-                target,
-                json!({"profileRef": "p", "namespaceExcludeSelector": {}, "watchMode": "OptIn", "names": ["a"]})
             ),
             None
         );

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::dispatch::{Change, Event};
-use super::filter::{Consent, Filter};
+use super::filter::{Candidate, Filter, Terms};
+use crate::expr::Prefixes;
 use crate::extract::{self, Extractor, Plan, TypeMeta};
 use crate::metrics::{Metrics, ResourceCounters};
 use crate::model::{Body, Namespace, ObjectKey, TargetKey};
 use crate::store;
-use crate::watch::discover::Resource;
+use crate::watch::discover::{Resource, Scope};
+
+/// The longest selector that is put into a URL; a longer one is applied here alone.
+const MAX_SELECTOR: usize = 2048;
 
 /// What one target wants of a resource.
 #[derive(Debug, Clone)]
@@ -22,17 +26,32 @@ pub struct Interest {
     pub resource: Arc<Resource>,
     /// How; the same program keeps its rows when only the namespaces change.
     pub program: Arc<Program>,
-    /// In which namespaces, with what each says about being watched. Empty for a cluster-scoped resource.
-    pub namespaces: Arc<BTreeMap<Namespace, Consent>>,
+    /// In which namespaces, and on what terms; one empty name for a cluster-scoped resource.
+    pub namespaces: Arc<BTreeMap<Namespace, Terms>>,
 }
 
 /// Filter and extraction of one target.
 #[derive(Debug)]
 pub struct Program {
-    /// Which objects.
-    pub filter: Filter,
-    /// Which attributes.
-    pub extractor: Extractor,
+    filter: Filter,
+    extractor: Extractor,
+    /// What the filter reads of an object.
+    reads: Prefixes,
+    /// Labels that the server may filter by, as it reads them; empty for none.
+    selector: Arc<str>,
+}
+
+impl Program {
+    /// Joins which objects and which attributes.
+    pub fn new(filter: Filter, extractor: Extractor) -> Self {
+        let selector = filter.labels().map(ToString::to_string).filter(|text| text.len() <= MAX_SELECTOR);
+        Self { reads: filter.prefixes(), selector: selector.unwrap_or_default().into(), filter, extractor }
+    }
+
+    /// Returns labels that every object has which the filter lets pass.
+    pub(super) fn selector(&self) -> &Arc<str> {
+        &self.selector
+    }
 }
 
 impl Interest {
@@ -41,9 +60,10 @@ impl Interest {
         &self.target.origin().target
     }
 
-    /// Tells whether the target collects there.
-    fn covers(&self, namespace: &str) -> Option<Consent> {
-        if namespace.is_empty() { Some(Consent::Unset) } else { self.namespaces.get(namespace).copied() }
+    /// Returns on what terms the target collects there, if it does.
+    fn terms(&self, namespace: &str) -> Option<Terms> {
+        let terms = self.namespaces.get(namespace).copied();
+        terms.or_else(|| (self.resource.scope == Scope::Cluster && namespace.is_empty()).then(Terms::default))
     }
 }
 
@@ -58,10 +78,17 @@ struct ResourceIndex {
     plan: Plan,
     api_version: String,
     kind: Arc<str>,
-    by_namespace: HashMap<Namespace, Vec<Arc<Interest>>>,
+    by_namespace: HashMap<Namespace, Vec<Asking>>,
     /// Targets of the resource, whatever their namespaces.
     targets: usize,
     counters: ResourceCounters,
+}
+
+/// A target in one namespace.
+#[derive(Debug)]
+struct Asking {
+    interest: Arc<Interest>,
+    terms: Terms,
 }
 
 impl Index {
@@ -93,9 +120,10 @@ impl Index {
     pub(super) fn interests(&self, resource: &Resource, namespace: Option<&Namespace>) -> Vec<Arc<Interest>> {
         let Some(index) = self.resources.get(resource) else { return Vec::new() };
         if let Some(namespace) = namespace {
-            return index.by_namespace.get(namespace).cloned().unwrap_or_default();
+            let there = index.by_namespace.get(namespace).into_iter().flatten();
+            return there.map(|asking| asking.interest.clone()).collect();
         }
-        let all = index.by_namespace.values().flatten();
+        let all = index.by_namespace.values().flatten().map(|asking| &asking.interest);
         let by_key: BTreeMap<&ObjectKey, &Arc<Interest>> = all.map(|interest| (interest.key(), interest)).collect();
         by_key.into_values().cloned().collect()
     }
@@ -107,17 +135,20 @@ impl ResourceIndex {
     }
 
     fn new(resource: &Resource, interests: &[&Arc<Interest>], metrics: &Metrics) -> Self {
-        let mut by_namespace: HashMap<Namespace, Vec<Arc<Interest>>> = HashMap::new();
+        let mut by_namespace: HashMap<Namespace, Vec<Asking>> = HashMap::new();
         for interest in interests {
-            if resource.scope == super::discover::Scope::Cluster {
-                by_namespace.entry(Namespace::new("")).or_default().push((*interest).clone());
-            }
-            for namespace in interest.namespaces.keys() {
-                by_namespace.entry(namespace.clone()).or_default().push((*interest).clone());
+            let everywhere = (resource.scope == Scope::Cluster).then(|| Namespace::new(""));
+            for namespace in
+                interest.namespaces.keys().filter(|_| everywhere.is_none()).cloned().chain(everywhere.clone())
+            {
+                if let Some(terms) = interest.terms(namespace.as_str()) {
+                    by_namespace.entry(namespace).or_default().push(Asking { interest: (*interest).clone(), terms });
+                }
             }
         }
         let kind = interests.first().map_or_else(|| "".into(), |interest| interest.target.origin().gvk.kind.clone());
-        let plan = Plan::new(interests.iter().map(|interest| interest.program.extractor.prefixes()));
+        let programs = interests.iter().map(|interest| &interest.program);
+        let plan = Plan::new(programs.flat_map(|program| [program.extractor.prefixes(), &program.reads]));
         let counters = metrics.resource(&resource.group, &resource.version, &resource.plural);
         Self { plan, api_version: resource.api_version(), kind, by_namespace, targets: interests.len(), counters }
     }
@@ -153,9 +184,9 @@ impl Processor {
     pub(super) fn handle(&self, event: &Event, scratch: &mut Vec<u8>) {
         let index = self.index();
         let Some(resource) = index.resources.get(&event.resource) else { return };
-        let Some(interests) = resource.by_namespace.get(&event.namespace) else { return };
+        let Some(asking) = resource.by_namespace.get(&event.namespace) else { return };
         if event.change == Change::Delete {
-            for interest in interests {
+            for Asking { interest, .. } in asking {
                 interest.target.remove(&event.uid);
             }
             return;
@@ -164,25 +195,22 @@ impl Processor {
             Ok(object) => object,
             Err(error) => {
                 let message = crate::error::chain(&error);
-                for interest in interests {
+                for Asking { interest, .. } in asking {
                     self.failed(interest, event, &message);
                 }
                 return;
             }
         };
-        let metadata = object.get("metadata");
-        let name = metadata.and_then(|metadata| metadata.get("name")?.as_str()).unwrap_or_default();
-        let labels = metadata.and_then(|metadata| metadata.get("labels"));
+        let candidate = Candidate::new(&object);
         let mut known = false;
-        for interest in interests {
-            let consent = interest.covers(event.namespace.as_str()).unwrap_or_default();
-            if !interest.program.filter.wants(name, labels, consent) {
+        for Asking { interest, terms } in asking {
+            if !interest.program.filter.wants(&candidate, *terms) {
                 interest.target.remove(&event.uid);
                 continue;
             }
             scratch.clear();
             match interest.program.extractor.extract(&object, scratch) {
-                Ok(extracted) => match Body::new(name, scratch) {
+                Ok(extracted) => match Body::new(candidate.name(), scratch) {
                     Some(body) => {
                         if extracted.sanitized {
                             self.metrics.rows_sanitized.inc();
