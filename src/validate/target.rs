@@ -8,7 +8,7 @@ use super::label::{key_problem, value_problem};
 use super::rules::{ValidatedRule, rules};
 use super::{FieldErrors, FieldPath, Findings};
 use crate::api::v1alpha1::{KollectTargetSpec, LabelSelector, WatchMode};
-use crate::model::{Name, Namespace};
+use crate::model::{Gvk, Name, Namespace};
 
 /// A target whose selectors are understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +47,25 @@ impl ValidatedTarget {
     /// [names](Self::names) do not count.
     pub fn rules(&self) -> &[ValidatedRule] {
         &self.rules
+    }
+
+    /// Returns what a person should know who collects this kind: filters that have no effect.
+    pub fn remarks(&self, gvk: &Gvk) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let foreign: Vec<(usize, &ValidatedRule)> =
+            self.rules.iter().enumerate().filter(|(_, rule)| rule.gvk() != gvk).collect();
+        if let Some((index, first)) = foreign.first() {
+            let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
+            remarks.push(format!(
+                "spec.resourceRules[{index}] ({}){more} can never match, the profile collects {gvk}; correct gvk or remove \
+                 the rule",
+                first.gvk()
+            ));
+        }
+        if !self.rules.is_empty() && !(self.names.is_empty() && self.labels.selects_all()) {
+            remarks.push("spec.labelSelector and spec.names do not count beside spec.resourceRules".to_owned());
+        }
+        remarks
     }
 
     /// Whether collecting is the rule or the exception.

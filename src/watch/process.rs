@@ -233,3 +233,121 @@ impl Processor {
         interest.target.fail(&event.uid, &event.namespace, message, event.mark);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{Gvk, Name, Origin, Uid};
+    use crate::store::{Coverage, Store};
+    use crate::watch::filter::{Choice, Rule};
+    use crate::{expr::Policy, extract::Attribute};
+
+    struct Stage {
+        store: Store,
+        processor: Processor,
+        resource: Arc<Resource>,
+        interests: Vec<Arc<Interest>>,
+    }
+
+    impl Stage {
+        fn new(scope: Scope) -> Self {
+            let resource = Resource { group: "".into(), version: "v1".into(), plural: "things".into(), scope };
+            Self {
+                store: Store::default(),
+                processor: Processor::new(Arc::new(Metrics::new("test", "test"))),
+                resource: Arc::new(resource),
+                interests: Vec::new(),
+            }
+        }
+
+        /// Registers a target that collects in these namespaces, as the control would.
+        fn target(&mut self, name: &str, namespaces: &[(&str, Terms)], filter: Filter) {
+            let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() };
+            let key = ObjectKey::new(Namespace::new("team"), Name::new(name));
+            let target = self.store.register(Origin { target: key, gvk });
+            let namespaces: BTreeMap<Namespace, Terms> =
+                namespaces.iter().map(|(name, terms)| (Namespace::new(*name), *terms)).collect();
+            target.cover(&match self.resource.scope {
+                Scope::Namespaced => Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())),
+                Scope::Cluster => Coverage::Cluster,
+            });
+            let path = crate::expr::Shape::Any;
+            let attribute = Attribute { name: "image".into(), path: "$.image".into(), shape: path, optional: true };
+            let program = Arc::new(Program::new(filter, Extractor::compile(&[attribute], &[]).unwrap()));
+            let resource = self.resource.clone();
+            let interest = Interest { target, resource, program, namespaces: Arc::new(namespaces) };
+            self.interests.push(Arc::new(interest));
+        }
+
+        /// Handles one event; returns which targets have a row then.
+        fn put(&self, namespace: &str, text: &'static str) -> Vec<String> {
+            self.processor.watch_for(&self.interests);
+            let event = Event {
+                resource: self.resource.clone(),
+                change: Change::Put,
+                uid: Uid::new("u1"),
+                namespace: Namespace::new(namespace),
+                mark: 1,
+                text: Bytes::from_static(text.as_bytes()),
+            };
+            self.processor.handle(&event, &mut Vec::new());
+            let rows = self.store.table(&Namespace::new("team")).rows();
+            rows.iter().map(|row| row.origin.target.name.to_string()).collect()
+        }
+    }
+
+    fn rules(policies: &[Option<&str>]) -> Filter {
+        let rule = |(number, source): (usize, &Option<&str>)| Rule {
+            number,
+            labels: kube::core::Selector::default(),
+            policy: source.map(|source| Policy::compile(source).unwrap()),
+        };
+        Filter { choice: Choice::Rules(policies.iter().enumerate().map(rule).collect()), ..Filter::default() }
+    }
+
+    #[test]
+    fn what_a_condition_reads_is_decoded_whatever_the_attributes_read() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        let terms = Terms { rules: [0].into_iter().collect(), ..Terms::default() };
+        stage.target("big", &[("n", terms)], rules(&[Some("object.size > 3 && object.kind == 'Thing'")]));
+        stage.target("small", &[("n", terms)], rules(&[Some("object.size <= 3")]));
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":5,"image":"i"}"#), ["big"]);
+        // What a rule no longer matches loses its row.
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":2,"image":"i"}"#), ["small"]);
+    }
+
+    #[test]
+    fn a_rule_counts_only_where_it_applies() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        let second = Terms { rules: [1].into_iter().collect(), ..Terms::default() };
+        stage.target("t", &[("n", second)], rules(&[None, Some("object.size > 3")]));
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":2}"#), Vec::<String>::new());
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":4}"#), ["t"]);
+    }
+
+    #[test]
+    fn an_object_without_a_namespace_is_wanted_on_the_terms_of_the_empty_one() {
+        let mut stage = Stage::new(Scope::Cluster);
+        let disabled = Terms { consent: crate::watch::Consent::Disabled, ..Terms::default() };
+        stage.target("plain", &[], Filter::default());
+        stage.target("refused", &[("", disabled)], Filter::default());
+        stage.target("twice", &[("", Terms::default()), ("n", Terms::default())], Filter::default());
+        assert_eq!(stage.put("", r#"{"metadata":{"name":"a"}}"#), ["plain", "twice"]);
+    }
+
+    #[test]
+    fn targets_of_other_namespaces_are_not_asked() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        stage.target("here", &[("n", Terms::default())], Filter::default());
+        for number in 0..1000 {
+            stage.target(&format!("t{number}"), &[(&format!("n{number}"), Terms::default())], Filter::default());
+        }
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"}}"#), ["here"]);
+        let index = stage.processor.index();
+        assert_eq!(index.interests(&stage.resource, Some(&Namespace::new("n"))).len(), 1);
+        // What nobody wants is not even queued.
+        assert_eq!(index.wanted(&stage.resource, "nobodys"), None);
+    }
+}

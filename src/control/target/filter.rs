@@ -65,18 +65,7 @@ pub(super) fn filter(target: &ValidatedTarget, gvk: &Gvk) -> Filter {
 
 /// Returns what a person should know about filters that have no effect; empty when there are none.
 pub(super) fn remarks(target: &ValidatedTarget, gvk: &Gvk, scope: Scope) -> String {
-    let mut remarks = Vec::new();
-    let foreign = target.rules().iter().enumerate().filter(|(_, rule)| rule.gvk() != gvk);
-    let foreign: Vec<String> =
-        foreign.map(|(index, rule)| format!("spec.resourceRules[{index}] ({})", rule.gvk())).collect();
-    if let Some(first) = foreign.first() {
-        let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
-        remarks
-            .push(format!("{first}{more} can never match, the profile collects {gvk}; correct gvk or remove the rule"));
-    }
-    if !target.rules().is_empty() && !(target.names().is_empty() && target.labels().selects_all()) {
-        remarks.push("spec.labelSelector and spec.names do not count beside spec.resourceRules".to_owned());
-    }
+    let mut remarks = target.remarks(gvk);
     if scope == Scope::Cluster && target.namespaces().limits() {
         remarks.push(format!("{gvk} is cluster-scoped, the target's filters of namespaces do not limit it"));
     }
