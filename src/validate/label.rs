@@ -33,7 +33,7 @@ pub(super) fn value_problem(value: &str) -> Option<String> {
 }
 
 fn is_name(text: &str) -> bool {
-    text.len() <= MAX_NAME && is_word(text, |c| c.is_ascii_alphanumeric(), b"-_.")
+    text.len() <= MAX_NAME && is_word(text, u8::is_ascii_alphanumeric, b"-_.")
 }
 
 /// Tells whether the text is made of these characters, and of those `inside` too between the first and the last.

@@ -62,7 +62,8 @@ impl ValidatedTarget {
                 first.gvk()
             ));
         }
-        if !self.rules.is_empty() && !(self.names.is_empty() && self.labels.selects_all()) {
+        let plain = !self.names.is_empty() || !self.labels.selects_all();
+        if plain && !self.rules.is_empty() {
             remarks.push("spec.labelSelector and spec.names do not count beside spec.resourceRules".to_owned());
         }
         remarks

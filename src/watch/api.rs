@@ -50,11 +50,15 @@ impl Extent {
 
 /// Writes text as the value of a query parameter.
 fn encoded(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
     let mut encoded = String::with_capacity(text.len() + 16);
     for byte in text.bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
-            other => encoded.push_str(&format!("%{other:02X}")),
+            other => {
+                encoded.push('%');
+                encoded.extend([other >> 4, other & 15].map(|digit| char::from(HEX[usize::from(digit)])));
+            }
         }
     }
     encoded

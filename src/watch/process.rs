@@ -137,12 +137,16 @@ impl ResourceIndex {
     fn new(resource: &Resource, interests: &[&Arc<Interest>], metrics: &Metrics) -> Self {
         let mut by_namespace: HashMap<Namespace, Vec<Asking>> = HashMap::new();
         for interest in interests {
-            let everywhere = (resource.scope == Scope::Cluster).then(|| Namespace::new(""));
-            for namespace in
-                interest.namespaces.keys().filter(|_| everywhere.is_none()).cloned().chain(everywhere.clone())
-            {
+            // All objects of a cluster-scoped resource are in the namespace without a name.
+            let nowhere = [Namespace::new("")];
+            let namespaces: Vec<&Namespace> = match resource.scope {
+                Scope::Namespaced => interest.namespaces.keys().collect(),
+                Scope::Cluster => nowhere.iter().collect(),
+            };
+            for namespace in namespaces {
                 if let Some(terms) = interest.terms(namespace.as_str()) {
-                    by_namespace.entry(namespace).or_default().push(Asking { interest: (*interest).clone(), terms });
+                    let asking = Asking { interest: (*interest).clone(), terms };
+                    by_namespace.entry(namespace.clone()).or_default().push(asking);
                 }
             }
         }
@@ -299,12 +303,12 @@ mod tests {
     }
 
     fn rules(policies: &[Option<&str>]) -> Filter {
-        let rule = |(number, source): (usize, &Option<&str>)| Rule {
+        let rule = |(number, source): (usize, Option<&str>)| Rule {
             number,
             labels: kube::core::Selector::default(),
             policy: source.map(|source| Policy::compile(source).unwrap()),
         };
-        Filter { choice: Choice::Rules(policies.iter().enumerate().map(rule).collect()), ..Filter::default() }
+        Filter { choice: Choice::Rules(policies.iter().copied().enumerate().map(rule).collect()), ..Filter::default() }
     }
 
     #[test]

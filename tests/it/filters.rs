@@ -108,7 +108,9 @@ impl Job {
             for row in self.database.query(&query, &[]).await? {
                 have.entry(row.get(0)).or_default().push(row.get(1));
             }
-            have.values_mut().for_each(|names| names.sort());
+            for names in have.values_mut() {
+                names.sort();
+            }
             let different: Vec<String> = want
                 .iter()
                 .map(|(target, names)| (target, names, have.get(target).cloned().unwrap_or_default()))
