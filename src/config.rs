@@ -131,7 +131,7 @@ pub struct Collection {
     pub unknown_grace: Duration,
     /// Namespaces of a target that names none; empty is all.
     pub default_included_namespaces: Vec<String>,
-    /// Namespaces that a target leaves out when it names none.
+    /// Namespaces that every target leaves out, besides its own.
     pub default_excluded_namespaces: Vec<String>,
     /// More keys to redact, in lower case.
     pub scrub_keys: Vec<String>,

@@ -10,14 +10,18 @@
 //! | `helm:…` | Helm release fields: not in this build |
 //! | anything else | JSONPath in the manner of kubectl ([`jsonpath`]) |
 //!
+//! A [`Policy`] is CEL too, without the prefix, and only says yes or no.
+//!
 //! Nothing here redacts or encodes; `extract` does both.
 
 use crate::canonical::Value;
 
 pub mod cel;
 pub mod jsonpath;
+pub mod policy;
 pub mod prefixes;
 
+pub use policy::Policy;
 pub use prefixes::Prefixes;
 
 /// What `type` an attribute declares, as far as it changes a value.

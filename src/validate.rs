@@ -6,8 +6,8 @@
 //! first; they are repeated here as far as an object that breaks them could not be used, since an object may be older
 //! than its schema.
 //!
-//! What needs other objects, a compiler of expressions or the network is left to those who have them. What is valid
-//! and not in this build is told by [`not_served`].
+//! What needs other objects or the network is left to those who have them, and so are the paths of a profile, which are
+//! compiled where they are used. What is valid and not in this build is told by [`not_served`].
 
 use std::fmt;
 
@@ -18,8 +18,10 @@ mod cluster_target;
 mod connection_test;
 mod endpoint;
 mod inventory;
+mod label;
 pub mod not_served;
 mod profile;
+mod rules;
 pub mod scope;
 mod sink;
 mod snapshot;
@@ -31,6 +33,7 @@ pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
 pub use profile::{ValidatedProfile, profile};
+pub use rules::ValidatedRule;
 pub use sink::{Probe, ValidatedPostgres, postgres};
 pub use snapshot::{ValidatedGit, git};
 pub use target::{NamespaceFilter, ValidatedTarget, target};

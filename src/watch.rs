@@ -1,4 +1,4 @@
-//! The cluster, as rows: one list-then-watch stream for each (resource, namespace or all), shared by all targets.
+//! The cluster, as rows: one list-then-watch stream for each (resource, namespace or all, labels), shared by all targets.
 //!
 //! ```text
 //!   set / remove ──► WatchSet ──► drivers ──cut text──► dispatch ──► processor ──► store
@@ -13,6 +13,7 @@ mod discover;
 mod dispatch;
 mod drive;
 mod filter;
+mod plan;
 mod process;
 mod scan;
 
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
 pub use dispatch::Bounds;
-pub use filter::{Consent, Filter, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL};
+pub use filter::{Choice, Consent, Filter, NAMESPACE_WATCH_ANNOTATION, Rule, RuleSet, Terms, WATCH_LABEL};
 pub use process::{Interest, Program};
 
 use crate::metrics::{Metrics, Reach, Reading, Sizes, Stream};
@@ -132,6 +133,8 @@ pub struct WatchSet {
 struct Running {
     wanted: Arc<Wanted>,
     task: AbortHandle,
+    /// Cancelled when the task has ended, however that came about.
+    ended: CancellationToken,
 }
 
 impl WatchSet {
@@ -174,9 +177,7 @@ impl WatchSet {
         let news: BTreeSet<Namespace> = interest
             .namespaces
             .iter()
-            .filter(|(namespace, consent)| {
-                kept.is_none_or(|before| before.namespaces.get(*namespace) != Some(*consent))
-            })
+            .filter(|(namespace, terms)| kept.is_none_or(|before| before.namespaces.get(*namespace) != Some(*terms)))
             .map(|(namespace, _)| namespace.clone())
             .collect();
         if kept.is_some_and(|before| before.namespaces == interest.namespaces) {
@@ -278,15 +279,17 @@ impl WatchSet {
     fn plan(&self, running: &mut HashMap<Extent, Running>, streams: &mut JoinSet<()>) {
         let mut desired = self.desired.lock();
         let again = std::mem::take(&mut desired.again);
-        let extents = self.extents(&desired);
+        let extents = plan::extents(desired.interests.values(), &desired.narrow, &self.settings);
         self.shared.processor.watch_for(desired.interests.values());
         drop(desired);
 
+        let mut ending: HashMap<Arc<Resource>, Vec<CancellationToken>> = HashMap::new();
         running.retain(|extent, stream| {
             let keep = extents.contains(extent);
             if !keep {
                 stream.task.abort();
                 self.shared.health.clear(extent);
+                ending.entry(extent.resource.clone()).or_default().push(stream.ended.clone());
             }
             keep
         });
@@ -301,54 +304,40 @@ impl WatchSet {
             }
         }
         for extent in extents {
-            running.entry(extent.clone()).or_insert_with(|| {
-                let wanted = Arc::new(Wanted::default());
-                tracing::debug!(
-                    resource = %extent.resource.plural,
-                    namespace = extent.namespace.as_ref().map_or("", Namespace::as_str),
-                    "watch opened"
-                );
-                let random = RandomState::new().hash_one(&extent) >> 11;
-                let driver = Driver {
-                    api: self.api.clone(),
-                    extent,
-                    wanted: wanted.clone(),
-                    shared: self.shared.clone(),
-                    spread: 0.75 + 0.5 * (random as f64 / (1u64 << 53) as f64),
-                };
-                Running { wanted, task: streams.spawn(driver.run()) }
-            });
+            if !running.contains_key(&extent) {
+                let before = ending.get(&extent.resource).cloned().unwrap_or_default();
+                running.insert(extent.clone(), self.open(extent, before, streams));
+            }
         }
         *self.open.lock() = running.keys().cloned().collect();
     }
 
-    /// Decides which streams the interests take.
-    fn extents(&self, desired: &Desired) -> BTreeSet<Extent> {
-        let mut wanted: BTreeMap<&Arc<Resource>, BTreeSet<&Namespace>> = BTreeMap::new();
-        for interest in desired.interests.values() {
-            wanted.entry(&interest.resource).or_default().extend(interest.namespaces.keys());
-        }
-        let mut extents = BTreeSet::new();
-        let mut connections = 0;
-        for (resource, namespaces) in wanted {
-            let few = namespaces.len() <= self.settings.max_namespaced
-                && connections + namespaces.len() <= self.settings.max_connections;
-            if resource.scope == Scope::Namespaced && (few || desired.narrow.contains(resource)) {
-                connections += namespaces.len();
-                extents.extend(
-                    namespaces
-                        .into_iter()
-                        .map(|namespace| Extent { resource: resource.clone(), namespace: Some(namespace.clone()) }),
-                );
-            } else {
-                tracing::debug!(
-                    group = %resource.group, version = %resource.version, resource = %resource.plural,
-                    "cluster-wide informer scope for GVR"
-                );
-                extents.insert(Extent { resource: resource.clone(), namespace: None });
+    /// Starts a stream. It lists once those that it replaces have ended, so that what they still hand over is older.
+    fn open(&self, extent: Extent, before: Vec<CancellationToken>, streams: &mut JoinSet<()>) -> Running {
+        let (wanted, ended) = (Arc::new(Wanted::default()), CancellationToken::new());
+        tracing::debug!(
+            resource = %extent.resource.plural,
+            namespace = extent.namespace.as_ref().map_or("", Namespace::as_str),
+            selector = &*extent.selector,
+            "watch opened"
+        );
+        let random = RandomState::new().hash_one(&extent) >> 11;
+        let driver = Driver {
+            api: self.api.clone(),
+            extent,
+            wanted: wanted.clone(),
+            shared: self.shared.clone(),
+            spread: 0.75 + 0.5 * (random as f64 / (1u64 << 53) as f64),
+        };
+        let guard = ended.clone().drop_guard();
+        let task = streams.spawn(async move {
+            let _ended = guard;
+            for replaced in before {
+                replaced.cancelled().await;
             }
-        }
-        extents
+            driver.run().await;
+        });
+        Running { wanted, task, ended }
     }
 }
 

@@ -105,7 +105,7 @@ pub struct ManagerArgs {
     /// Namespaces of a target that names none itself, comma-separated; empty is all
     #[arg(long, default_value = "", value_name = "LIST", help_heading = "Tenancy and network")]
     pub default_included_namespaces: List,
-    /// Namespaces that a target leaves out when it names none itself, comma-separated
+    /// Namespaces that every target leaves out, besides its own, comma-separated
     #[arg(long, default_value = "", value_name = "LIST", help_heading = "Tenancy and network")]
     pub default_excluded_namespaces: List,
     /// More keys whose values are redacted before a row is kept, comma-separated, in any case

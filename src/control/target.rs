@@ -3,6 +3,7 @@
 pub(super) mod absence;
 mod brake;
 pub(super) mod cluster;
+mod filter;
 mod limits;
 mod room;
 mod unknown;
@@ -15,6 +16,7 @@ use serde_json::Value;
 use tokio::time::Instant;
 
 use absence::{Absence, Verdict};
+use filter::Checked;
 use limits::Limits;
 use room::{Fill, Room};
 
@@ -30,7 +32,7 @@ use crate::model::{Family, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, Tar
 use crate::store::{Coverage, Store, TargetCounts};
 use crate::validate::not_served::NotServed;
 use crate::validate::{self, NamespaceFilter, ValidatedTarget};
-use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope};
+use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope, Terms};
 
 /// A first list that takes no longer is not worth a status of its own.
 const STARTING: Duration = Duration::from_secs(2);
@@ -40,7 +42,10 @@ const NAMED: usize = 5;
 /// What is remembered of a target between two reconciles.
 #[derive(Debug, Default)]
 pub(super) struct State {
+    checked: Option<Checked>,
     compiled: Option<Compiled>,
+    /// Filters of the target that have no effect.
+    remarks: String,
     absence: Absence,
     room: Room,
     /// Its rows were removed on purpose.
@@ -118,6 +123,7 @@ impl Refusal {
 
 /// A target of which everything is known.
 struct Resolved {
+    target: Arc<ValidatedTarget>,
     gvk: Gvk,
     resource: Resource,
     program: Arc<Program>,
@@ -195,8 +201,7 @@ impl Control {
             let message = "spec.suspend is true: nothing is collected and the rows are removed";
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
-        served(&validate::not_served::target(spec))?;
-        let target = validate::target(spec).map_err(|errors| invalid(errors.to_string()))?;
+        let target = filter::checked(object, spec, state)?;
         let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
         let profile = self.profile(&profile_key, &mut state.absence)?;
         let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
@@ -207,7 +212,7 @@ impl Control {
             Scope::Cluster => BTreeMap::new(),
         };
         let effective = limits.effective(key, spec, &matched)?;
-        Ok(Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } })
+        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } })
     }
 
     /// Finds the profile of a target.
@@ -232,7 +237,8 @@ impl Control {
             Presence::Unsure => {
                 absence.clear();
                 let message = format!(
-                    "{field}: it is not known whether there is a {}, for the server of that group does not answer; rows                      stay as they are. Check its APIService",
+                    "{field}: it is not known whether there is a {}, for the server of that group does not answer; rows \
+                     stay as they are. Check its APIService",
                     in_words(gvk)
                 );
                 return Err(Refusal::new(reasons::KIND_NOT_FOUND, message, Rows::Stay));
@@ -264,8 +270,7 @@ impl Control {
             ..refusal
         })?;
         let validated = validate::profile(spec).map_err(|errors| invalid(errors.to_string()))?;
-        let filter =
-            Filter { names: target.names().clone(), labels: target.labels().clone(), mode: target.watch_mode() };
+        let filter = filter::filter(target, validated.gvk());
         let version = (profile.uid().to_owned(), profile.generation());
         if let Some(compiled) = compiled.as_ref()
             && compiled.profile == version
@@ -292,7 +297,7 @@ impl Control {
                 let reason = if not_served { reasons::NOT_SERVED } else { reasons::PROFILE_INVALID };
                 Refusal::new(reason, message, Rows::Stay)
             })?;
-        let program = Arc::new(Program { filter: filter.clone(), extractor });
+        let program = Arc::new(Program::new(filter.clone(), extractor));
         *compiled = Some(Compiled { profile: version, filter, program: program.clone() });
         Ok((validated.gvk().clone(), program))
     }
@@ -311,8 +316,10 @@ impl Control {
 
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
-        let Resolved { gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
-        state.interest = Some(self.register(key, gvk, Arc::new(resource), program, effective));
+        let Resolved { target, gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
+        state.remarks = filter::remarks(&target, &gvk, resource.scope);
+        let terms = self.terms(&target, &resource, &effective);
+        state.interest = Some(self.register(key, gvk, Arc::new(resource), program, terms));
         state.dropped = false;
     }
 
@@ -323,7 +330,7 @@ impl Control {
         gvk: Gvk,
         resource: Arc<Resource>,
         program: Arc<Program>,
-        namespaces: BTreeMap<Namespace, Consent>,
+        namespaces: BTreeMap<Namespace, Terms>,
     ) -> Interest {
         let target = self.parts.store.register(Origin { target: key.clone(), gvk });
         target.cover(&match resource.scope {
@@ -382,7 +389,7 @@ impl Control {
             return None;
         }
         let fill = Fill::of(&self.parts.store);
-        let view = View { counts: &counts, problems: &problems, refusal, sinks, fill };
+        let view = View { counts: &counts, problems: &problems, refusal, remarks: &state.remarks, sinks, fill };
         let (findings, class) = findings(object, &view);
         let now = Self::now();
         let ready = class.is_none();
@@ -391,7 +398,8 @@ impl Control {
         state.counted |= settled;
         let collected = if settled || state.dropped { i64::try_from(counts.rows).ok() } else { before.collected_count };
         let moved = collected != before.collected_count;
-        let names = |of: &BTreeMap<Namespace, Consent>| of.keys().map(ToString::to_string).collect::<Vec<_>>();
+        let names = |of: &BTreeMap<Namespace, Consent>| filter::names(of.keys());
+        let rules = object.spec.as_ref().map_or(0, |spec| spec.resource_rules.len());
         let status = KollectTargetStatus {
             conditions: merge(&before.conditions, &findings, object.generation(), &now),
             observed_generation: if ready { Some(object.generation()) } else { before.observed_generation },
@@ -401,7 +409,7 @@ impl Control {
             collected_count_updated_at: if moved { Some(now) } else { before.collected_count_updated_at.clone() },
             matched_namespaces: names(&namespaces.matched),
             effective_namespaces: names(&namespaces.effective),
-            active_resource_rules: 0,
+            active_resource_rules: if refusal.is_none() { i64::try_from(rules).unwrap_or(i64::MAX) } else { 0 },
         };
         let substance = substance(&status, &counts);
         let status = serde_json::to_value(&status).unwrap_or_default();
@@ -417,6 +425,7 @@ struct View<'a> {
     counts: &'a TargetCounts,
     problems: &'a BTreeMap<Namespace, Problem>,
     refusal: Option<&'a Refusal>,
+    remarks: &'a str,
     sinks: Sinks,
     fill: Fill,
 }
@@ -490,6 +499,10 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
         ready.push_str("; U+0000 replaced by U+FFFD in ");
         ready.push_str(&counts.sanitized.to_string());
         ready.push_str(" of them");
+    }
+    if !view.remarks.is_empty() {
+        ready.push_str("; ");
+        ready.push_str(view.remarks);
     }
     let synced = if problems.is_empty() {
         finding(types::SYNCED, ConditionStatus::True, reasons::COLLECTING, &ready)

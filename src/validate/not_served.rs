@@ -10,9 +10,8 @@ use crate::api::v1alpha1::profile::ExportMode;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, KollectClusterInventorySpec, KollectClusterTargetSpec, KollectDatabaseSinkSpec,
-    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
-    SnapshotSinkType,
+    DatabaseSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec,
+    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, SnapshotSinkType,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -59,17 +58,6 @@ pub fn profile(spec: &KollectProfileSpec) -> Vec<NotServed> {
         paths.push(root.field("metrics"));
     }
     collect(&paths)
-}
-
-/// What a target uses.
-pub fn target(spec: &KollectTargetSpec) -> Vec<NotServed> {
-    let rules = FieldPath::spec().field("resourceRules");
-    if spec.resource_rules.is_empty() { Vec::new() } else { collect(&[rules]) }
-}
-
-/// What a cluster target uses: what a target uses too.
-pub fn cluster_target(spec: &KollectClusterTargetSpec) -> Vec<NotServed> {
-    target(&spec.intent())
 }
 
 /// What an inventory uses: each such reference is Degraded, its siblings go on.
@@ -150,11 +138,6 @@ mod tests {
             ),
             said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
             said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
-            said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
-            said(
-                cluster_target,
-                json!({"profileRef": {"name": "p", "namespace": "n"}, "resourceRules": [{"gvk": gvk}]}),
-            ),
             said(
                 inventory,
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
@@ -175,8 +158,6 @@ mod tests {
         spec.attributes[1].path: not in this build
         spec.export.mode: not in this build; spec.export.prune: not in this build
         spec.metrics: not in this build
-        spec.resourceRules: not in this build
-        spec.resourceRules: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
         spec.type: not in this build
@@ -198,15 +179,6 @@ mod tests {
             ),
             None
         );
-        assert_eq!(
-            said(
-                target,
-                json!({"profileRef": "p", "namespaceExcludeSelector": {}, "watchMode": "OptIn", "names": ["a"]})
-            ),
-            None
-        );
-        let reference = json!({"name": "p", "namespace": "n"});
-        assert_eq!(said(cluster_target, json!({"profileRef": reference, "namespaceSelector": {}})), None);
         let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
         assert_eq!(said(inventory, refs), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);

@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::core::{Expression, Selector, SelectorExt};
 
+use super::label::{key_problem, value_problem};
+use super::rules::{ValidatedRule, rules};
 use super::{FieldErrors, FieldPath, Findings};
 use crate::api::v1alpha1::{KollectTargetSpec, LabelSelector, WatchMode};
-use crate::model::{Name, Namespace};
+use crate::model::{Gvk, Name, Namespace};
 
 /// A target whose selectors are understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +17,7 @@ pub struct ValidatedTarget {
     namespaces: NamespaceFilter,
     labels: Selector,
     names: BTreeSet<Name>,
+    rules: Vec<ValidatedRule>,
     watch_mode: WatchMode,
     suspend: bool,
 }
@@ -38,6 +41,32 @@ impl ValidatedTarget {
     /// The names of the objects to collect; empty for all.
     pub fn names(&self) -> &BTreeSet<Name> {
         &self.names
+    }
+
+    /// The rules of which objects have to match one; when there are any, [labels](Self::labels) and
+    /// [names](Self::names) do not count.
+    pub fn rules(&self) -> &[ValidatedRule] {
+        &self.rules
+    }
+
+    /// Returns what a person should know who collects this kind: filters that have no effect.
+    pub fn remarks(&self, gvk: &Gvk) -> Vec<String> {
+        let mut remarks = Vec::new();
+        let foreign: Vec<(usize, &ValidatedRule)> =
+            self.rules.iter().enumerate().filter(|(_, rule)| rule.gvk() != gvk).collect();
+        if let Some((index, first)) = foreign.first() {
+            let more = if foreign.len() > 1 { format!(" and {} more", foreign.len() - 1) } else { String::new() };
+            remarks.push(format!(
+                "spec.resourceRules[{index}] ({}){more} can never match, the profile collects {gvk}; correct gvk or remove \
+                 the rule",
+                first.gvk()
+            ));
+        }
+        let plain = !self.names.is_empty() || !self.labels.selects_all();
+        if plain && !self.rules.is_empty() {
+            remarks.push("spec.labelSelector and spec.names do not count beside spec.resourceRules".to_owned());
+        }
+        remarks
     }
 
     /// Whether collecting is the rule or the exception.
@@ -69,6 +98,12 @@ impl NamespaceFilter {
         }
         self.excluded.extend(excluded.iter().cloned());
         self
+    }
+
+    /// Tells whether there is a namespace that the filter may leave out.
+    pub fn limits(&self) -> bool {
+        !(self.included.is_empty() && self.excluded.is_empty() && self.selector.selects_all())
+            || self.exclude_selector.is_some()
     }
 
     /// Tells whether a namespace with these labels is asked for.
@@ -119,17 +154,28 @@ pub(super) fn intent(findings: &mut Findings, spec: &KollectTargetSpec) -> Valid
         },
         labels: optional(findings, &root.field("labelSelector"), spec.label_selector.as_ref()).unwrap_or_default(),
         names: spec.names.iter().map(|name| Name::new(name.as_str())).collect(),
+        rules: rules(findings, &root.field("resourceRules"), &spec.resource_rules),
         watch_mode: spec.watch_mode,
         suspend: spec.suspend,
     }
 }
 
-fn optional(findings: &mut Findings, path: &FieldPath, selector: Option<&LabelSelector>) -> Option<Selector> {
+/// Reads a selector that may be absent.
+pub(super) fn optional(
+    findings: &mut Findings,
+    path: &FieldPath,
+    selector: Option<&LabelSelector>,
+) -> Option<Selector> {
     selector.map(|selector| read(findings, path, selector))
 }
 
 /// Reads a selector; where a requirement is wrong, the finding keeps the result from being used.
-fn read(findings: &mut Findings, path: &FieldPath, selector: &LabelSelector) -> Selector {
+pub(super) fn read(findings: &mut Findings, path: &FieldPath, selector: &LabelSelector) -> Selector {
+    for (key, value) in &selector.match_labels {
+        for problem in [key_problem(key), value_problem(value)].into_iter().flatten() {
+            findings.add(path.field("matchLabels"), problem);
+        }
+    }
     let mut read: Selector =
         selector.match_labels.iter().map(|(key, value)| Expression::Equal(key.clone(), value.clone())).collect();
     for (index, requirement) in selector.match_expressions.iter().enumerate() {
@@ -137,6 +183,11 @@ fn read(findings: &mut Findings, path: &FieldPath, selector: &LabelSelector) -> 
         let key = requirement.key.clone();
         if key.trim().is_empty() {
             findings.add(element.field("key"), "is blank; name a label");
+        } else if let Some(problem) = key_problem(&key) {
+            findings.add(element.field("key"), problem);
+        }
+        for problem in requirement.values.iter().filter_map(|value| value_problem(value)) {
+            findings.add(element.field("values"), problem);
         }
         let values: BTreeSet<String> = requirement.values.iter().cloned().collect();
         let wants_values = match requirement.operator.as_str() {
@@ -228,6 +279,33 @@ mod tests {
     }
 
     #[test]
+    fn the_namespaces_of_the_examples_come_out() {
+        let cluster = [("a", "prod"), ("b", "prod"), ("c", "dev"), ("kube-system", "")];
+        let system = BTreeSet::from([Namespace::new("kube-system")]);
+        let none = BTreeSet::new();
+        let prod = json!({"matchLabels": {"env": "prod"}});
+        let cases = [
+            (json!({}), &none, vec!["a", "b", "c", "kube-system"]),
+            (json!({"namespaceSelector": {}}), &none, vec!["a", "b", "c", "kube-system"]),
+            (json!({"namespaceSelector": prod, "includedNamespaces": ["a", "c", "ghost"]}), &none, vec!["a"]),
+            (json!({"excludedNamespaces": ["b"]}), &system, vec!["a", "c"]),
+            (json!({"includedNamespaces": ["kube-system", "a"]}), &system, vec!["a"]),
+            (json!({"namespaceExcludeSelector": prod}), &none, vec!["c", "kube-system"]),
+            (json!({"namespaceExcludeSelector": {}}), &none, vec![]),
+            (json!({"namespaceSelector": prod, "namespaceExcludeSelector": prod}), &none, vec![]),
+        ];
+        for (mut spec, excluded, want) in cases {
+            spec["profileRef"] = json!("p");
+            let filter = check(spec.clone()).unwrap().namespaces().clone().with_defaults(&BTreeSet::new(), excluded);
+            let matching = cluster.iter().filter(|(name, env)| {
+                let env = (!env.is_empty()).then(|| ("env".to_owned(), (*env).to_owned()));
+                filter.matches(&Namespace::new(*name), &env.into_iter().collect())
+            });
+            assert_eq!(matching.map(|(name, _)| *name).collect::<Vec<_>>(), want, "{spec}");
+        }
+    }
+
+    #[test]
     fn a_selector_that_cannot_be_read_refuses_the_target() {
         let message = check(json!({
             "profileRef": "a/b",
@@ -237,6 +315,8 @@ mod tests {
                 {"key": " ", "operator": "Exists", "values": ["x"]},
             ]},
             "excludedNamespaces": ["", "x", "x"],
+            "namespaceSelector": {"matchLabels": {"team": "a b"}},
+            "namespaceExcludeSelector": {"matchExpressions": [{"key": "a/b/c", "operator": "NotIn", "values": ["-"]}]},
         }))
         .unwrap_err();
         for expected in [
@@ -247,6 +327,9 @@ mod tests {
             "spec.labelSelector.matchExpressions[1].values: is empty; In compares with at least one value",
             "spec.labelSelector.matchExpressions[2].key: is blank;",
             "spec.labelSelector.matchExpressions[2].values: is not empty; Exists takes no values, remove them",
+            "spec.namespaceSelector.matchLabels: \"a b\" cannot be the value of a label;",
+            "spec.namespaceExcludeSelector.matchExpressions[0].key: \"a/b/c\" cannot be the key of a label;",
+            "spec.namespaceExcludeSelector.matchExpressions[0].values: \"-\" cannot be the value of a label;",
         ] {
             assert!(message.contains(expected), "{expected}\nis not in\n{message}");
         }

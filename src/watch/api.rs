@@ -37,6 +37,31 @@ pub(super) struct Extent {
     pub(super) resource: Arc<Resource>,
     /// One namespace, or all.
     pub(super) namespace: Option<Namespace>,
+    /// Labels that the objects have, as the server reads them; empty for any.
+    pub(super) selector: Arc<str>,
+}
+
+impl Extent {
+    /// Returns the query that asks for its labels, to be put behind another parameter.
+    fn query(&self) -> String {
+        if self.selector.is_empty() { String::new() } else { format!("&labelSelector={}", encoded(&self.selector)) }
+    }
+}
+
+/// Writes text as the value of a query parameter.
+fn encoded(text: &str) -> String {
+    const HEX: &[u8; 16] = b"0123456789ABCDEF";
+    let mut encoded = String::with_capacity(text.len() + 16);
+    for byte in text.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' => encoded.push(char::from(byte)),
+            other => {
+                encoded.push('%');
+                encoded.extend([other >> 4, other & 15].map(|digit| char::from(HEX[usize::from(digit)])));
+            }
+        }
+    }
+    encoded
 }
 
 /// Lists and watches. The real one talks to a server; tests script it.
@@ -122,17 +147,21 @@ impl KubeApi {
 
 impl Api for KubeApi {
     fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        let labels = extent.query();
         let query = match (self.paged, page) {
-            (false, _) => String::new(),
-            (true, "") => format!("?limit={PAGE}"),
-            (true, page) => format!("?limit={PAGE}&continue={page}"),
+            (false, _) if labels.is_empty() => String::new(),
+            (false, _) => format!("?{}", labels.trim_start_matches('&')),
+            (true, "") => format!("?limit={PAGE}{labels}"),
+            (true, page) => format!("?limit={PAGE}&continue={page}{labels}"),
         };
         Box::pin(async move { self.get(Verb::List, extent, &query, LIST_IDLE).await })
     }
 
     fn watch<'a>(&'a self, extent: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
-        let query =
-            format!("?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}");
+        let labels = extent.query();
+        let query = format!(
+            "?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}{labels}"
+        );
         Box::pin(async move { self.get(Verb::Watch, extent, &query, WATCH_IDLE).await })
     }
 }
@@ -160,4 +189,14 @@ fn with_idle_limit(body: Reply, idle: Duration) -> Reply {
         }
     })
     .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_selector_survives_the_way_into_a_url() {
+        assert_eq!(encoded("app=web,tier notin (x,y),!a.b/c"), "app%3Dweb%2Ctier%20notin%20%28x%2Cy%29%2C%21a.b%2Fc");
+    }
 }

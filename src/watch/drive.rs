@@ -359,7 +359,7 @@ impl<A: Api> Driver<A> {
         }
         let mut left = wanted.namespaces.clone();
         for namespace in wanted.namespaces {
-            let extent = Extent { resource: self.extent.resource.clone(), namespace: Some(namespace.clone()) };
+            let extent = Extent { namespace: Some(namespace.clone()), ..self.extent.clone() };
             match self.list(&extent, doubt).await {
                 Ok(listed) => {
                     // A list that was not believed does not make older events void.

@@ -6,12 +6,16 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::dispatch::{Change, Event};
-use super::filter::{Consent, Filter};
+use super::filter::{Candidate, Filter, Terms};
+use crate::expr::Prefixes;
 use crate::extract::{self, Extractor, Plan, TypeMeta};
 use crate::metrics::{Metrics, ResourceCounters};
 use crate::model::{Body, Namespace, ObjectKey, TargetKey};
 use crate::store;
-use crate::watch::discover::Resource;
+use crate::watch::discover::{Resource, Scope};
+
+/// The longest selector that is put into a URL; a longer one is applied here alone.
+const MAX_SELECTOR: usize = 2048;
 
 /// What one target wants of a resource.
 #[derive(Debug, Clone)]
@@ -22,17 +26,32 @@ pub struct Interest {
     pub resource: Arc<Resource>,
     /// How; the same program keeps its rows when only the namespaces change.
     pub program: Arc<Program>,
-    /// In which namespaces, with what each says about being watched. Empty for a cluster-scoped resource.
-    pub namespaces: Arc<BTreeMap<Namespace, Consent>>,
+    /// In which namespaces, and on what terms; one empty name for a cluster-scoped resource.
+    pub namespaces: Arc<BTreeMap<Namespace, Terms>>,
 }
 
 /// Filter and extraction of one target.
 #[derive(Debug)]
 pub struct Program {
-    /// Which objects.
-    pub filter: Filter,
-    /// Which attributes.
-    pub extractor: Extractor,
+    filter: Filter,
+    extractor: Extractor,
+    /// What the filter reads of an object.
+    reads: Prefixes,
+    /// Labels that the server may filter by, as it reads them; empty for none.
+    selector: Arc<str>,
+}
+
+impl Program {
+    /// Joins which objects and which attributes.
+    pub fn new(filter: Filter, extractor: Extractor) -> Self {
+        let selector = filter.labels().map(ToString::to_string).filter(|text| text.len() <= MAX_SELECTOR);
+        Self { reads: filter.prefixes(), selector: selector.unwrap_or_default().into(), filter, extractor }
+    }
+
+    /// Returns labels that every object has which the filter lets pass.
+    pub(super) fn selector(&self) -> &Arc<str> {
+        &self.selector
+    }
 }
 
 impl Interest {
@@ -41,9 +60,10 @@ impl Interest {
         &self.target.origin().target
     }
 
-    /// Tells whether the target collects there.
-    fn covers(&self, namespace: &str) -> Option<Consent> {
-        if namespace.is_empty() { Some(Consent::Unset) } else { self.namespaces.get(namespace).copied() }
+    /// Returns on what terms the target collects there, if it does.
+    fn terms(&self, namespace: &str) -> Option<Terms> {
+        let terms = self.namespaces.get(namespace).copied();
+        terms.or_else(|| (self.resource.scope == Scope::Cluster && namespace.is_empty()).then(Terms::default))
     }
 }
 
@@ -58,10 +78,17 @@ struct ResourceIndex {
     plan: Plan,
     api_version: String,
     kind: Arc<str>,
-    by_namespace: HashMap<Namespace, Vec<Arc<Interest>>>,
+    by_namespace: HashMap<Namespace, Vec<Asking>>,
     /// Targets of the resource, whatever their namespaces; the registrations of a cluster target are one.
     targets: usize,
     counters: ResourceCounters,
+}
+
+/// A target in one namespace.
+#[derive(Debug)]
+struct Asking {
+    interest: Arc<Interest>,
+    terms: Terms,
 }
 
 impl Index {
@@ -93,9 +120,10 @@ impl Index {
     pub(super) fn interests(&self, resource: &Resource, namespace: Option<&Namespace>) -> Vec<Arc<Interest>> {
         let Some(index) = self.resources.get(resource) else { return Vec::new() };
         if let Some(namespace) = namespace {
-            return index.by_namespace.get(namespace).cloned().unwrap_or_default();
+            let there = index.by_namespace.get(namespace).into_iter().flatten();
+            return there.map(|asking| asking.interest.clone()).collect();
         }
-        let all = index.by_namespace.values().flatten();
+        let all = index.by_namespace.values().flatten().map(|asking| &asking.interest);
         let by_key: BTreeMap<&ObjectKey, &Arc<Interest>> = all.map(|interest| (interest.key(), interest)).collect();
         by_key.into_values().cloned().collect()
     }
@@ -107,20 +135,26 @@ impl ResourceIndex {
     }
 
     fn new(resource: &Resource, interests: &[&Arc<Interest>], metrics: &Metrics) -> Self {
-        let mut by_namespace: HashMap<Namespace, Vec<Arc<Interest>>> = HashMap::new();
+        let mut by_namespace: HashMap<Namespace, Vec<Asking>> = HashMap::new();
         for interest in interests {
-            if resource.scope == super::discover::Scope::Cluster {
-                by_namespace.entry(Namespace::new("")).or_default().push((*interest).clone());
-            }
-            for namespace in interest.namespaces.keys() {
-                by_namespace.entry(namespace.clone()).or_default().push((*interest).clone());
+            // All objects of a cluster-scoped resource are in the namespace without a name.
+            let nowhere = [Namespace::new("")];
+            let namespaces: Vec<&Namespace> = match resource.scope {
+                Scope::Namespaced => interest.namespaces.keys().collect(),
+                Scope::Cluster => nowhere.iter().collect(),
+            };
+            for namespace in namespaces {
+                if let Some(terms) = interest.terms(namespace.as_str()) {
+                    let asking = Asking { interest: (*interest).clone(), terms };
+                    by_namespace.entry(namespace.clone()).or_default().push(asking);
+                }
             }
         }
         let kind = interests.first().map_or_else(|| "".into(), |interest| interest.target.origin().gvk.kind.clone());
         // What is registered in many namespaces has one program.
         let programs: HashMap<*const Program, &Program> =
             interests.iter().map(|interest| (Arc::as_ptr(&interest.program), &*interest.program)).collect();
-        let plan = Plan::new(programs.values().map(|program| program.extractor.prefixes()));
+        let plan = Plan::new(programs.values().flat_map(|program| [program.extractor.prefixes(), &program.reads]));
         let counters = metrics.resource(&resource.group, &resource.version, &resource.plural);
         Self { plan, api_version: resource.api_version(), kind, by_namespace, targets: programs.len(), counters }
     }
@@ -156,9 +190,9 @@ impl Processor {
     pub(super) fn handle(&self, event: &Event, scratch: &mut Vec<u8>) {
         let index = self.index();
         let Some(resource) = index.resources.get(&event.resource) else { return };
-        let Some(interests) = resource.by_namespace.get(&event.namespace) else { return };
+        let Some(asking) = resource.by_namespace.get(&event.namespace) else { return };
         if event.change == Change::Delete {
-            for interest in interests {
+            for Asking { interest, .. } in asking {
                 interest.target.remove(&event.uid);
             }
             return;
@@ -167,25 +201,22 @@ impl Processor {
             Ok(object) => object,
             Err(error) => {
                 let message = crate::error::chain(&error);
-                for interest in interests {
+                for Asking { interest, .. } in asking {
                     self.failed(interest, event, &message);
                 }
                 return;
             }
         };
-        let metadata = object.get("metadata");
-        let name = metadata.and_then(|metadata| metadata.get("name")?.as_str()).unwrap_or_default();
-        let labels = metadata.and_then(|metadata| metadata.get("labels"));
+        let candidate = Candidate::new(&object);
         let mut known = false;
-        for interest in interests {
-            let consent = interest.covers(event.namespace.as_str()).unwrap_or_default();
-            if !interest.program.filter.wants(name, labels, consent) {
+        for Asking { interest, terms } in asking {
+            if !interest.program.filter.wants(&candidate, *terms) {
                 interest.target.remove(&event.uid);
                 continue;
             }
             scratch.clear();
             match interest.program.extractor.extract(&object, scratch) {
-                Ok(extracted) => match Body::new(name, scratch) {
+                Ok(extracted) => match Body::new(candidate.name(), scratch) {
                     Some(body) => {
                         if extracted.sanitized {
                             self.metrics.rows_sanitized.inc();
@@ -206,5 +237,123 @@ impl Processor {
     fn failed(&self, interest: &Interest, event: &Event, message: &str) {
         self.metrics.row_failed();
         interest.target.fail(&event.uid, &event.namespace, message, event.mark);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::{Gvk, Name, Origin, Uid};
+    use crate::store::{Coverage, Store};
+    use crate::watch::filter::{Choice, Rule};
+    use crate::{expr::Policy, extract::Attribute};
+
+    struct Stage {
+        store: Store,
+        processor: Processor,
+        resource: Arc<Resource>,
+        interests: Vec<Arc<Interest>>,
+    }
+
+    impl Stage {
+        fn new(scope: Scope) -> Self {
+            let resource = Resource { group: "".into(), version: "v1".into(), plural: "things".into(), scope };
+            Self {
+                store: Store::default(),
+                processor: Processor::new(Arc::new(Metrics::new("test", "test"))),
+                resource: Arc::new(resource),
+                interests: Vec::new(),
+            }
+        }
+
+        /// Registers a target that collects in these namespaces, as the control would.
+        fn target(&mut self, name: &str, namespaces: &[(&str, Terms)], filter: Filter) {
+            let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() };
+            let key = ObjectKey::new(Namespace::new("team"), Name::new(name));
+            let target = self.store.register(Origin { target: key, gvk });
+            let namespaces: BTreeMap<Namespace, Terms> =
+                namespaces.iter().map(|(name, terms)| (Namespace::new(*name), *terms)).collect();
+            target.cover(&match self.resource.scope {
+                Scope::Namespaced => Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())),
+                Scope::Cluster => Coverage::Cluster,
+            });
+            let path = crate::expr::Shape::Any;
+            let attribute = Attribute { name: "image".into(), path: "$.image".into(), shape: path, optional: true };
+            let program = Arc::new(Program::new(filter, Extractor::compile(&[attribute], &[]).unwrap()));
+            let resource = self.resource.clone();
+            let interest = Interest { target, resource, program, namespaces: Arc::new(namespaces) };
+            self.interests.push(Arc::new(interest));
+        }
+
+        /// Handles one event; returns which targets have a row then.
+        fn put(&self, namespace: &str, text: &'static str) -> Vec<String> {
+            self.processor.watch_for(&self.interests);
+            let event = Event {
+                resource: self.resource.clone(),
+                change: Change::Put,
+                uid: Uid::new("u1"),
+                namespace: Namespace::new(namespace),
+                mark: 1,
+                text: Bytes::from_static(text.as_bytes()),
+            };
+            self.processor.handle(&event, &mut Vec::new());
+            let rows = self.store.table(&Namespace::new("team")).rows();
+            rows.iter().map(|row| row.origin.target.name.to_string()).collect()
+        }
+    }
+
+    fn rules(policies: &[Option<&str>]) -> Filter {
+        let rule = |(number, source): (usize, Option<&str>)| Rule {
+            number,
+            labels: kube::core::Selector::default(),
+            policy: source.map(|source| Policy::compile(source).unwrap()),
+        };
+        Filter { choice: Choice::Rules(policies.iter().copied().enumerate().map(rule).collect()), ..Filter::default() }
+    }
+
+    #[test]
+    fn what_a_condition_reads_is_decoded_whatever_the_attributes_read() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        let terms = Terms { rules: [0].into_iter().collect(), ..Terms::default() };
+        stage.target("big", &[("n", terms)], rules(&[Some("object.size > 3 && object.kind == 'Thing'")]));
+        stage.target("small", &[("n", terms)], rules(&[Some("object.size <= 3")]));
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":5,"image":"i"}"#), ["big"]);
+        // What a rule no longer matches loses its row.
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":2,"image":"i"}"#), ["small"]);
+    }
+
+    #[test]
+    fn a_rule_counts_only_where_it_applies() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        let second = Terms { rules: [1].into_iter().collect(), ..Terms::default() };
+        stage.target("t", &[("n", second)], rules(&[None, Some("object.size > 3")]));
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":2}"#), Vec::<String>::new());
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"},"size":4}"#), ["t"]);
+    }
+
+    #[test]
+    fn an_object_without_a_namespace_is_wanted_on_the_terms_of_the_empty_one() {
+        let mut stage = Stage::new(Scope::Cluster);
+        let disabled = Terms { consent: crate::watch::Consent::Disabled, ..Terms::default() };
+        stage.target("plain", &[], Filter::default());
+        stage.target("refused", &[("", disabled)], Filter::default());
+        stage.target("twice", &[("", Terms::default()), ("n", Terms::default())], Filter::default());
+        assert_eq!(stage.put("", r#"{"metadata":{"name":"a"}}"#), ["plain", "twice"]);
+    }
+
+    #[test]
+    fn targets_of_other_namespaces_are_not_asked() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        stage.target("here", &[("n", Terms::default())], Filter::default());
+        for number in 0..1000 {
+            stage.target(&format!("t{number}"), &[(&format!("n{number}"), Terms::default())], Filter::default());
+        }
+        assert_eq!(stage.put("n", r#"{"metadata":{"name":"a"}}"#), ["here"]);
+        let index = stage.processor.index();
+        assert_eq!(index.interests(&stage.resource, Some(&Namespace::new("n"))).len(), 1);
+        // What nobody wants is not even queued.
+        assert_eq!(index.wanted(&stage.resource, "nobodys"), None);
     }
 }

@@ -13,6 +13,8 @@ mod command_line;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod filters;
+#[cfg(test)]
 mod git;
 #[cfg(test)]
 mod gitops;

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 
 use super::absence::Going;
 use super::room::Fill;
-use super::{Chosen, Refusal, Resolved, Rows, in_words, served, some};
+use super::{Chosen, Refusal, Resolved, Rows, filter, in_words, some};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetStatus};
 use crate::control::Control;
@@ -27,7 +27,7 @@ use crate::model::{Gvk, Name, Namespace, ObjectKey, TargetKey};
 use crate::store::{Store, TargetCounts};
 use crate::validate::scope::StaticRef;
 use crate::validate::{self, FieldPath};
-use crate::watch::{Consent, Interest, Scope};
+use crate::watch::{Interest, Scope};
 
 /// What earlier releases put on a cluster target. Rows here are gone with the object, so nothing has to wait; one that is
 /// still there is taken off, or the object could never go.
@@ -215,7 +215,6 @@ impl Control {
             let message = "spec.suspend is true: nothing is collected and the rows are removed";
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
-        served(&validate::not_served::cluster_target(spec))?;
         let target = validate::cluster_target(spec).map_err(|errors| invalid(errors.to_string(), Rows::Stay))?;
         let ceiling = self.shelves.cluster_ceiling()?;
         let reference = FieldPath::spec().field("profileRef").field("namespace");
@@ -241,12 +240,14 @@ impl Control {
             }
         }
         let effective = ceiling.limits().narrow(&matched);
-        Ok(Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } })
+        let target = Arc::new(target.intent().clone());
+        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } })
     }
 
     /// Registers a cluster target where it collects, and nowhere else.
     fn collect_everywhere(&self, key: &ObjectKey, resolved: Resolved, state: &mut State) -> Places {
-        let Resolved { gvk, resource, program, namespaces: Chosen { matched, effective } } = resolved;
+        let Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } } = resolved;
+        state.common.remarks = filter::remarks(&target, &gvk, resource.scope);
         let resource = Arc::new(resource);
         let mut places = Places { matched: matched.into_keys().collect(), ..Places::default() };
         let mut before = std::mem::take(&mut state.registrations);
@@ -256,11 +257,8 @@ impl Control {
                 places.taken.push(namespace);
                 continue;
             }
-            let asked: BTreeMap<Namespace, Consent> = match resource.scope {
-                Scope::Namespaced => BTreeMap::from([(namespace.clone(), consent)]),
-                Scope::Cluster => BTreeMap::new(),
-            };
-            let interest = self.register(&own, gvk.clone(), resource.clone(), program.clone(), asked);
+            let terms = self.terms(&target, &resource, &BTreeMap::from([(namespace.clone(), consent)]));
+            let interest = self.register(&own, gvk.clone(), resource.clone(), program.clone(), terms);
             let mut registration = before.remove(&namespace).unwrap_or_default();
             registration.interest = Some(interest);
             registration.brake.clear();

@@ -7,7 +7,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::canonical::Value;
 use crate::expr::Shape;
 use crate::extract::{Attribute, Extractor};
 use crate::metrics::Metrics;
@@ -15,7 +14,7 @@ use crate::model::{Gvk, Name, ObjectKey, Origin};
 use crate::store::{Coverage, Target};
 use crate::watch::discover::{Resource, Scope};
 use crate::watch::dispatch::Bounds;
-use crate::watch::filter::{Consent, Filter};
+use crate::watch::filter::{Filter, Terms};
 use crate::watch::process::Program;
 
 /// What the scripted server answers, in order; after the script every call hangs.
@@ -86,6 +85,10 @@ fn event(kind: &str, object: &str) -> String {
     format!(r#"{{"type":"{kind}","object":{object}}}"#)
 }
 
+fn extent(resource: &Arc<Resource>, namespace: Option<&str>) -> Extent {
+    Extent { resource: resource.clone(), namespace: namespace.map(Namespace::new), selector: "".into() }
+}
+
 struct Stage {
     script: Arc<Script>,
     shared: Arc<Shared>,
@@ -134,7 +137,7 @@ impl Stage {
             shared: Arc::new(shared),
             wanted: Arc::default(),
             target,
-            program: Arc::new(Program { filter: Filter::default(), extractor }),
+            program: Arc::new(Program::new(Filter::default(), extractor)),
             resource: Arc::new(resource),
             metrics,
             tasks,
@@ -144,8 +147,8 @@ impl Stage {
 
     /// Says what the target covers, as the control and the planner would.
     fn cover(&self, namespaces: &[&str]) {
-        let namespaces: BTreeMap<Namespace, Consent> =
-            namespaces.iter().map(|name| (Namespace::new(*name), Consent::Unset)).collect();
+        let namespaces: BTreeMap<Namespace, Terms> =
+            namespaces.iter().map(|name| (Namespace::new(*name), Terms::default())).collect();
         self.target.cover(&Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())));
         let interest = Interest {
             target: self.target.clone(),
@@ -159,7 +162,7 @@ impl Stage {
     fn drive(&mut self, namespace: Option<&str>) {
         let driver = Driver {
             api: Scripted(self.script.clone()),
-            extent: Extent { resource: self.resource.clone(), namespace: namespace.map(Namespace::new) },
+            extent: extent(&self.resource, namespace),
             wanted: self.wanted.clone(),
             shared: self.shared.clone(),
             spread: 1.0,
@@ -305,7 +308,7 @@ async fn old_events_of_a_namespace_that_was_listed_again_are_skipped() {
     stage.cover(&["m"]);
     let driver = Driver {
         api: Scripted(stage.script.clone()),
-        extent: Extent { resource: stage.resource.clone(), namespace: None },
+        extent: extent(&stage.resource, None),
         wanted: stage.wanted.clone(),
         shared: stage.shared.clone(),
         spread: 1.0,
@@ -488,14 +491,4 @@ async fn a_resource_that_was_gone_is_listed_when_it_is_back() {
     stage.counted(3).await;
     stage.until(&[A1]).await;
     assert_eq!(*stage.script.asked.lock(), ["list n", "watch 900", "list n", "list n", "watch 950"]);
-}
-
-#[test]
-fn watch_labels_are_read_from_the_object() {
-    let text = r#"{"metadata":{"labels":{"kollect.dev/watch":"disabled"}}}"#;
-    let object =
-        extract::decode(text.as_bytes(), &extract::Plan::whole(), extract::TypeMeta { api_version: "v1", kind: "X" });
-    let object = object.unwrap();
-    let labels = object.get("metadata").and_then(|metadata: &Value<'_>| metadata.get("labels"));
-    assert!(!Filter::default().wants("x", labels, Consent::Enabled));
 }
