@@ -279,8 +279,8 @@ mod tests {
                 Scope::Namespaced => Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())),
                 Scope::Cluster => Coverage::Cluster,
             });
-            let path = crate::expr::Shape::Any;
-            let attribute = Attribute { name: "image".into(), path: "$.image".into(), shape: path, optional: true };
+            let shape = crate::expr::Shape::Any;
+            let attribute = Attribute { name: "image".into(), path: "$.image".into(), shape, optional: true };
             let program = Arc::new(Program::new(filter, Extractor::compile(&[attribute], &[]).unwrap()));
             let resource = self.resource.clone();
             let interest = Interest { target, resource, program, namespaces: Arc::new(namespaces) };
