@@ -1,3 +1,4 @@
+mod docs;
 mod hostile;
 mod paths;
 mod profiles;

@@ -52,7 +52,7 @@ async fn try_create(client: &Client, namespace: &str, kind: &str, spec: Value) -
 #[tokio::test]
 async fn every_sample_is_accepted_strictly_and_read_by_our_types() {
     let Some(ground) = Ground::shared("samples").await else { return };
-    for dir in ["config/samples", "config/samples/demo"] {
+    for dir in ["config/samples", "config/samples/demo", "config/samples/profiles"] {
         let dir = repository_file(dir);
         let dir = dir.to_str().unwrap();
         let applied = ground.api().kubectl(&["apply", "--server-side", "--validate=strict", "-k", dir]).unwrap();

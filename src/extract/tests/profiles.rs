@@ -15,7 +15,7 @@ const HIDDEN: &str = r#"{"reason":"sensitive-key","redacted":true}"#;
 const WITHHELD: &str = r#"{"reason":"secret-data","redacted":true}"#;
 
 /// Extracts as the watch stage does; the annotations are `true`.
-fn row(spec: Json, annotations: &[&str], object: &Json) -> Result<String, String> {
+pub(super) fn row(spec: Json, annotations: &[&str], object: &Json) -> Result<String, String> {
     let kind = spec["targetGVK"]["kind"].as_str().unwrap_or_default().to_owned();
     let spec: KollectProfileSpec = serde_json::from_value(spec).unwrap();
     let annotations: BTreeMap<String, String> =
@@ -31,7 +31,7 @@ fn row(spec: Json, annotations: &[&str], object: &Json) -> Result<String, String
 }
 
 /// Extracts one attribute; its value alone.
-fn value(kind: &str, path: &str, annotations: &[&str], object: &Json) -> Result<String, String> {
+pub(super) fn value(kind: &str, path: &str, annotations: &[&str], object: &Json) -> Result<String, String> {
     let spec = json!({"targetGVK": {"version": "v1", "kind": kind}, "attributes": [{"name": "v", "path": path}]});
     let row = row(spec, annotations, object)?;
     Ok(row.strip_prefix(r#"{"v":"#).and_then(|row| row.strip_suffix('}')).unwrap().to_owned())
@@ -58,7 +58,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 /// A release as Helm stores it.
-fn helm_secret(release: &Json) -> Json {
+pub(super) fn helm_secret(release: &Json) -> Json {
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     gzip.write_all(release.to_string().as_bytes()).unwrap();
     let stored = base64(base64(&gzip.finish().unwrap()).as_bytes());
