@@ -7,7 +7,7 @@
 //! | Path | Language |
 //! |---|---|
 //! | `cel:…` | CEL, standard library only ([`cel`]) |
-//! | `helm:…` | Helm release fields: not in this build |
+//! | `helm:release.…` | a field of a Helm release ([`helm`]) |
 //! | anything else | JSONPath in the manner of kubectl ([`jsonpath`]) |
 //!
 //! A [`Policy`] is CEL too, without the prefix, and only says yes or no.
@@ -17,6 +17,7 @@
 use crate::canonical::Value;
 
 pub mod cel;
+pub mod helm;
 pub mod jsonpath;
 pub mod policy;
 pub mod prefixes;
@@ -41,6 +42,8 @@ pub enum Program {
     JsonPath(jsonpath::Template),
     /// A CEL expression.
     Cel(cel::Expression),
+    /// A field of a Helm release.
+    Helm(helm::Field),
 }
 
 /// Why a path cannot be compiled.
@@ -51,22 +54,17 @@ pub struct CompileError {
     pub message: String,
     /// Where in the path as written, in bytes.
     pub position: usize,
-    /// Whether the path is wrong, or right and not served by this build.
-    pub reason: CompileReason,
-}
-
-/// The two kinds of [`CompileError`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CompileReason {
-    /// The path has to be changed.
-    Invalid,
-    /// This build does not evaluate such paths.
-    NotServed,
 }
 
 impl CompileError {
     pub(crate) fn new(position: usize, message: impl Into<String>) -> Self {
-        Self { message: message.into(), position, reason: CompileReason::Invalid }
+        Self { message: message.into(), position }
+    }
+
+    /// Returns the message with the place in the path that it is about, as people count.
+    pub fn placed(&self, path: &str) -> String {
+        let before = path.get(..self.position).unwrap_or(path);
+        format!("{} (at character {})", self.message, before.chars().count() + 1)
     }
 
     fn moved_by(mut self, bytes: usize) -> Self {
@@ -84,6 +82,15 @@ pub enum EvalError {
     /// `.*` on a string or a number.
     #[error("{0} has no elements")]
     NoElements(&'static str),
+    /// A field of something else than a map.
+    #[error("{0} has no fields")]
+    NoFields(&'static str),
+    /// The object holds no Helm release.
+    #[error(transparent)]
+    Release(#[from] helm::ReleaseError),
+    /// JSONPath: more values than one evaluation may visit.
+    #[error("path visits more than {} values; name more of the keys on the way", jsonpath::BUDGET_VALUES)]
+    TooManyValues,
     /// A filter compares two types.
     #[error("incompatible types for comparison")]
     Incompatible,
@@ -172,6 +179,9 @@ impl Found<'_, '_> {
     }
 }
 
+/// What paths into a Helm release start with.
+const HELM: &str = "helm:release.";
+
 /// Compiles a path.
 ///
 /// # Errors
@@ -185,9 +195,10 @@ pub fn compile(path: &str, shape: Shape) -> Result<Program, CompileError> {
     if let Some(source) = text.strip_prefix("cel:") {
         return cel::Expression::compile(source, shape).map(Program::Cel).map_err(|error| error.moved_by(start + 4));
     }
-    if text.starts_with("helm:release.") {
-        let message = "helm: paths are not in this build".to_owned();
-        return Err(CompileError { message, position: start, reason: CompileReason::NotServed });
+    if let Some(field) = text.strip_prefix(HELM) {
+        return helm::Field::compile(field, shape)
+            .map(Program::Helm)
+            .map_err(|error| error.moved_by(start + HELM.len()));
     }
     jsonpath::Template::compile(text, shape).map(Program::JsonPath).map_err(|error| error.moved_by(start))
 }
@@ -198,10 +209,12 @@ impl Program {
         match self {
             Self::JsonPath(template) => template.prefixes(prefixes),
             Self::Cel(expression) => expression.prefixes(prefixes),
+            Self::Helm(field) => field.prefixes(prefixes),
         }
     }
 
-    /// Evaluates over an object; what stands in for values that must not be shown is `hiding`'s to say.
+    /// Evaluates over an object, [`Program::Helm`] over the release that it holds; what stands in for values that must not
+    /// be shown is `hiding`'s to say.
     ///
     /// # Errors
     /// An [`EvalError`]: this object has no row then, unless the attribute is optional.
@@ -209,6 +222,7 @@ impl Program {
         match self {
             Self::JsonPath(template) => template.evaluate(root, hiding),
             Self::Cel(expression) => expression.evaluate(root, hiding),
+            Self::Helm(field) => field.evaluate(root, hiding),
         }
     }
 
@@ -218,6 +232,17 @@ impl Program {
         match self {
             Self::JsonPath(template) => template.last_keys(each),
             Self::Cel(expression) => expression.last_keys().for_each(each),
+            Self::Helm(field) => field.keys().next_back().into_iter().for_each(each),
+        }
+    }
+
+    /// Calls back with each key of the object that is written in the path, wherever it stands. A field of a release is no
+    /// key of the object.
+    pub fn keys(&self, each: &mut dyn FnMut(&str)) {
+        match self {
+            Self::JsonPath(template) => template.keys(each),
+            Self::Cel(expression) => expression.keys().for_each(each),
+            Self::Helm(_) => {}
         }
     }
 }

@@ -6,18 +6,25 @@
 //! ```
 //!
 //! A [`Plan`] is the union of what the extractors of one watch read; an object is decoded once with it and handed to
-//! each [`Extractor`]. What comes out is the text of the `attributes` of a row, redacted, ready for
+//! each [`Extractor`]. A Helm release in it is unpacked once, when the first of them asks for it. What comes out is the text of the `attributes` of a row, redacted, ready for
 //! [`Body::new`](crate::model::Body::new). Whether an object is collected at all, and what happens to its row, is for
 //! `watch` and `store`.
 
 mod decode;
+mod embed;
 mod peek;
+mod release;
 mod scrub;
+mod secrets;
 
+use crate::api::v1alpha1::profile;
 use crate::canonical::{Value, write_string};
-use crate::expr::{self, CompileReason, EvalError, Found, Hiding, Prefixes, Program, Shape};
+use crate::expr::{self, EvalError, Found, Hiding, Prefixes, Program, Shape};
+use crate::validate::{SecretContent, ValidatedProfile};
 
-pub use decode::{DecodeError, Plan, TypeMeta, decode};
+use embed::Embed;
+
+pub use decode::{DecodeError, Object, Plan, TypeMeta, decode};
 pub use peek::{Identity, peek};
 pub use scrub::ScrubKeys;
 
@@ -34,6 +41,17 @@ pub struct Attribute {
     pub optional: bool,
 }
 
+impl From<&profile::Attribute> for Attribute {
+    fn from(attribute: &profile::Attribute) -> Self {
+        Self {
+            name: attribute.name.clone(),
+            path: attribute.path.clone(),
+            shape: if attribute.type_.as_deref() == Some("list") { Shape::List } else { Shape::Any },
+            optional: attribute.optional,
+        }
+    }
+}
+
 /// Why an attribute cannot be compiled. Reads well behind the field: `spec.attributes[2].path: …`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -42,12 +60,8 @@ pub struct AttributeError {
     pub index: usize,
     /// Name of the attribute.
     pub name: String,
-    /// Place in the path, in bytes.
-    pub position: usize,
-    /// What is wrong and how to write it.
+    /// What is wrong, how to write it, and the place in the path.
     pub message: String,
-    /// Whether the path is wrong, or not served by this build.
-    pub reason: CompileReason,
 }
 
 /// Why one object has no row.
@@ -76,6 +90,9 @@ pub struct Extractor {
     prefixes: Prefixes,
     keys: ScrubKeys,
     left_out: Vec<AttributeError>,
+    content: SecretContent,
+    /// The copy of the object, and how many columns are written before it.
+    embed: Option<(usize, Embed)>,
 }
 
 #[derive(Debug)]
@@ -103,6 +120,23 @@ enum Sensitive {
 }
 
 impl Extractor {
+    /// Compiles a profile. `scrub_keys` are those of the operator; the profile's own come on top of them.
+    ///
+    /// # Errors
+    /// As [`Extractor::compile`].
+    pub fn of_profile(profile: &ValidatedProfile, scrub_keys: &[String]) -> Result<Self, Vec<AttributeError>> {
+        let attributes: Vec<Attribute> = profile.attributes().iter().map(Attribute::from).collect();
+        let mut extractor = Self::compile(&attributes, &[scrub_keys, profile.scrub_keys()].concat())?;
+        extractor.content = profile.secret_content();
+        if let Some(embedding) = profile.embedding() {
+            let embed = Embed::new(embedding, extractor.content);
+            embed.prefixes(&mut extractor.prefixes);
+            let place = extractor.columns.partition_point(|column| column.name < embed.key);
+            extractor.embed = Some((place, embed));
+        }
+        Ok(extractor)
+    }
+
     /// Compiles the attributes of a profile. `scrub_keys` come on top of the built-in sensitive keys.
     ///
     /// # Errors
@@ -113,24 +147,16 @@ impl Extractor {
         let mut columns: Vec<Column> = Vec::with_capacity(attributes.len());
         let (mut errors, mut left_out) = (Vec::new(), Vec::new());
         for (index, attribute) in attributes.iter().enumerate() {
-            let error = |position: usize, message: String, reason: CompileReason| AttributeError {
-                index,
-                name: attribute.name.clone(),
-                position,
-                message,
-                reason,
-            };
+            let error = |message: String| AttributeError { index, name: attribute.name.clone(), message };
             if columns.iter().any(|column| column.name == attribute.name) {
-                let message = format!("attribute {:?} is declared twice", attribute.name);
-                errors.push(error(0, message, CompileReason::Invalid));
+                errors.push(error(format!("attribute {:?} is declared twice", attribute.name)));
                 continue;
             }
             match expr::compile(&attribute.path, attribute.shape) {
                 Ok(program) => columns.push(Column::new(index, attribute, program, &keys)),
                 Err(cause) => {
-                    let excused = attribute.optional && cause.reason == CompileReason::Invalid;
-                    let list = if excused { &mut left_out } else { &mut errors };
-                    list.push(error(cause.position, cause.message, cause.reason));
+                    let list = if attribute.optional { &mut left_out } else { &mut errors };
+                    list.push(error(cause.placed(&attribute.path)));
                 }
             }
         }
@@ -144,7 +170,7 @@ impl Extractor {
             column.program.prefixes(&mut prefixes);
         }
         columns.sort_by(|left, right| left.name.cmp(&right.name));
-        Ok(Self { columns, prefixes, keys, left_out })
+        Ok(Self { columns, prefixes, keys, left_out, content: SecretContent::default(), embed: None })
     }
 
     /// Returns what the attributes read of an object.
@@ -162,15 +188,23 @@ impl Extractor {
     /// # Errors
     /// The first attribute, in the order of the profile, that ran into an error and is not optional. `out` then ends
     /// where it did before.
-    pub fn extract(&self, object: &Value<'_>, out: &mut Vec<u8>) -> Result<Extracted, ExtractError> {
+    pub fn extract(&self, object: &Object<'_>, out: &mut Vec<u8>) -> Result<Extracted, ExtractError> {
         let start = out.len();
         let hides = |name: &str| self.keys.matches(name);
         let hiding = Hiding { hides: &hides, replacement: &scrub::REDACTED_VALUE };
+        let veiled = (self.content == SecretContent::Hidden).then(|| secrets::veiled(object));
+        let root: &Value<'_> = veiled.as_ref().unwrap_or(object);
         let mut failed: Option<(&Column, EvalError)> = None;
         let mut writer = scrub::Writer { keys: &self.keys, out, sanitized: false };
         let mut separator = b'{';
-        for column in &self.columns {
-            let found = match column.program.evaluate(object, hiding) {
+        for (place, column) in self.columns.iter().enumerate() {
+            self.embed(place, object, &mut separator, &mut writer);
+            let found = match column.program {
+                // The release is read from the Secret as it is: what may be shown of it was decided with the path.
+                Program::Helm(_) => object.release().map_err(EvalError::from),
+                Program::JsonPath(_) | Program::Cel(_) => Ok(root),
+            };
+            let found = match found.and_then(|root| column.program.evaluate(root, hiding)) {
                 Err(_) | Ok(Found::Nothing) if column.optional => continue,
                 Ok(found) => found,
                 Err(error) => {
@@ -185,6 +219,7 @@ impl Extractor {
             writer.out.extend_from_slice(&column.label);
             column.write(&found, &mut writer);
         }
+        self.embed(self.columns.len(), object, &mut separator, &mut writer);
         if separator == b'{' {
             writer.out.push(b'{');
         }
@@ -196,6 +231,17 @@ impl Extractor {
                 out.truncate(start);
                 Err(ExtractError { name: column.name.clone(), source })
             }
+        }
+    }
+
+    /// Writes the copy of the object where its key stands among the columns.
+    fn embed(&self, place: usize, object: &Value<'_>, separator: &mut u8, writer: &mut scrub::Writer<'_, '_>) {
+        if let Some((at, embed)) = &self.embed
+            && *at == place
+        {
+            writer.out.push(std::mem::replace(separator, b','));
+            writer.out.extend_from_slice(&embed.label);
+            embed.write(object, writer);
         }
     }
 }
@@ -223,7 +269,7 @@ impl Column {
         match found {
             Found::Nothing => writer.value(&Value::Null),
             Found::One(value) => writer.value(value),
-            Found::Many(values) => writer.list(values.iter().copied()),
+            Found::Many(values) => writer.list(values.iter().copied(), None),
             Found::Made(value) => writer.value(value),
         }
     }

@@ -32,7 +32,10 @@ pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
-pub use profile::{ValidatedProfile, profile};
+pub use profile::{
+    ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, Embedding, SecretContent, ValidatedProfile,
+    expressions as profile_expressions, profile,
+};
 pub use rules::ValidatedRule;
 pub use sink::{Probe, ValidatedPostgres, postgres};
 pub use snapshot::{ValidatedGit, git};

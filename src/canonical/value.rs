@@ -91,6 +91,13 @@ impl<'a> Map<'a> {
         self.entries.iter().map(|(key, value)| (&**key, value))
     }
 
+    /// Makes a map of the same keys, less those for which there is no value.
+    #[must_use]
+    pub fn filter_map(&self, mut value: impl FnMut(&str, &Value<'a>) -> Option<Value<'a>>) -> Self {
+        let entries = self.entries.iter().filter_map(|(key, item)| Some((key.clone(), value(key, item)?)));
+        Self { entries: entries.collect() }
+    }
+
     /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.entries.len()

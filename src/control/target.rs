@@ -26,12 +26,11 @@ use super::{Control, Shelves};
 use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
 use crate::api::v1alpha1::{Kind, KollectProfileSpec, KollectTargetSpec, KollectTargetStatus};
 use crate::error::Class;
-use crate::expr::{CompileReason, Shape};
-use crate::extract::{Attribute, Extractor};
+use crate::extract::{AttributeError, Extractor};
 use crate::model::{Family, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
 use crate::store::{Coverage, Store, TargetCounts};
 use crate::validate::not_served::NotServed;
-use crate::validate::{self, NamespaceFilter, ValidatedTarget};
+use crate::validate::{self, NamespaceFilter, SecretContent, ValidatedTarget};
 use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope, Terms};
 
 /// A first list that takes no longer is not worth a status of its own.
@@ -82,7 +81,8 @@ impl State {
 /// A program, and what it was made from.
 #[derive(Debug)]
 struct Compiled {
-    profile: (String, i64),
+    /// UID and generation, and what its annotations allow, which no generation counts.
+    profile: (String, i64, SecretContent),
     filter: Filter,
     program: Arc<Program>,
 }
@@ -269,34 +269,21 @@ impl Control {
             message: format!("KollectProfile {name:?}: {}", refusal.message),
             ..refusal
         })?;
-        let validated = validate::profile(spec).map_err(|errors| invalid(errors.to_string()))?;
+        let validated =
+            validate::profile(spec, profile.meta.annotations.as_ref()).map_err(|errors| invalid(errors.to_string()))?;
         let filter = filter::filter(target, validated.gvk());
-        let version = (profile.uid().to_owned(), profile.generation());
+        let version = (profile.uid().to_owned(), profile.generation(), validated.secret_content());
         if let Some(compiled) = compiled.as_ref()
             && compiled.profile == version
             && compiled.filter == filter
         {
             return Ok((validated.gvk().clone(), compiled.program.clone()));
         }
-        let attributes: Vec<Attribute> = validated
-            .attributes()
-            .iter()
-            .map(|attribute| Attribute {
-                name: attribute.name.clone(),
-                path: attribute.path.clone(),
-                shape: if attribute.type_.as_deref() == Some("list") { Shape::List } else { Shape::Any },
-                optional: attribute.optional,
-            })
-            .collect();
-        let extractor =
-            Extractor::compile(&attributes, &self.parts.config.collection.scrub_keys).map_err(|errors| {
-                let not_served = errors.iter().any(|error| error.reason == CompileReason::NotServed);
-                let lines: Vec<String> =
-                    errors.iter().map(|error| format!("spec.attributes[{}].path: {error}", error.index)).collect();
-                let message = format!("KollectProfile {name:?}: {}", lines.join("; "));
-                let reason = if not_served { reasons::NOT_SERVED } else { reasons::PROFILE_INVALID };
-                Refusal::new(reason, message, Rows::Stay)
-            })?;
+        let scrub_keys = &self.parts.config.collection.scrub_keys;
+        let extractor = Extractor::of_profile(&validated, scrub_keys).map_err(|errors| {
+            let line = |error: &AttributeError| format!("spec.attributes[{}].path: {error}", error.index);
+            invalid(errors.iter().map(line).collect::<Vec<_>>().join("; "))
+        })?;
         let program = Arc::new(Program::new(filter.clone(), extractor));
         *compiled = Some(Compiled { profile: version, filter, program: program.clone() });
         Ok((validated.gvk().clone(), program))

@@ -51,6 +51,8 @@ pub struct Expression {
     references: Vec<Reference>,
     /// Keys that the result may have been picked by.
     last_keys: Vec<String>,
+    /// Every key that is written in the expression.
+    keys: Vec<String>,
     shape: Shape,
     depth: usize,
 }
@@ -107,8 +109,8 @@ impl Expression {
         let (tree, info) =
             parser.parse_with_source_info(source).map_err(|errors| check::parse_error(source, &errors))?;
         let checked = check::check(tree, &info)?;
-        let check::Checked { root, references, last_keys, depth } = checked;
-        Ok(Self { root, references, last_keys, shape, depth })
+        let check::Checked { root, references, last_keys, keys, depth } = checked;
+        Ok(Self { root, references, last_keys, keys, shape, depth })
     }
 
     pub(super) fn prefixes(&self, prefixes: &mut Prefixes) {
@@ -127,6 +129,10 @@ impl Expression {
 
     pub(super) fn last_keys(&self) -> impl Iterator<Item = &str> {
         self.last_keys.iter().map(String::as_str)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().map(String::as_str)
     }
 
     pub(super) fn evaluate<'v, 'a>(

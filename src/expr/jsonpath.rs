@@ -13,10 +13,15 @@
 
 mod parse;
 
+use std::cell::Cell;
 use std::cmp::Ordering;
 
 use super::{CompileError, EvalError, Found, Hiding, Prefixes, Shape};
 use crate::canonical::Value;
+
+/// Values that one evaluation may visit, each as often as it is: several times what an object of the API server holds.
+/// `..` behind `..`, unions of one key and filters in filters would multiply without an end.
+pub const BUDGET_VALUES: usize = 1_000_000;
 
 /// A compiled path.
 #[derive(Debug)]
@@ -99,12 +104,67 @@ impl Template {
         }
     }
 
+    /// Calls back with each key that is written in the path.
+    pub(super) fn keys(&self, each: &mut dyn FnMut(&str)) {
+        keys_of_nodes(&self.nodes, each);
+    }
+
     pub(super) fn evaluate<'v, 'a>(
         &'v self,
         root: &'v Value<'a>,
         hiding: Hiding<'v>,
     ) -> Result<Found<'v, 'a>, EvalError> {
-        evaluate_nodes(&self.nodes, root, self.shape, hiding)
+        let left = Cell::new(BUDGET_VALUES);
+        evaluate_nodes(&self.nodes, root, self.shape, Walk { hiding, left: &left })
+    }
+}
+
+/// What goes along with one evaluation.
+#[derive(Clone, Copy)]
+struct Walk<'v, 'b> {
+    hiding: Hiding<'v>,
+    /// Values that may still be visited.
+    left: &'b Cell<usize>,
+}
+
+impl<'b> Walk<'_, 'b> {
+    fn visit(self, values: usize) -> Result<(), EvalError> {
+        self.left.set(self.left.get().checked_sub(values).ok_or(EvalError::TooManyValues)?);
+        Ok(())
+    }
+
+    /// Filters compare what is there; only what they let through is shown.
+    fn unhidden(self) -> Walk<'static, 'b> {
+        Walk { hiding: Hiding::NOTHING, left: self.left }
+    }
+}
+
+fn keys_of_nodes(nodes: &[Node], each: &mut dyn FnMut(&str)) {
+    for node in nodes {
+        match node {
+            Node::Action(steps) => keys_of(steps, each),
+            Node::Range(steps, body) => {
+                keys_of(steps, each);
+                keys_of_nodes(body, each);
+            }
+        }
+    }
+}
+
+fn keys_of(steps: &[Step], each: &mut dyn FnMut(&str)) {
+    for step in steps {
+        match step {
+            Step::Field(key) => each(key),
+            Step::Union(members) => keys_of(members, each),
+            Step::Filter(filter) => {
+                for operand in std::iter::once(&filter.left).chain(filter.test.as_ref().map(|(_, right)| right)) {
+                    if let Operand::Path(path) = operand {
+                        keys_of(path, each);
+                    }
+                }
+            }
+            Step::Index(_) | Step::Slice(_) | Step::Wildcard | Step::Recursive => {}
+        }
     }
 }
 
@@ -161,15 +221,15 @@ fn evaluate_nodes<'v, 'a>(
     nodes: &'v [Node],
     root: &'v Value<'a>,
     shape: Shape,
-    hiding: Hiding<'v>,
+    walk: Walk<'v, '_>,
 ) -> Result<Found<'v, 'a>, EvalError> {
     let mut first = None;
     for node in nodes {
         let found = match node {
-            Node::Action(steps) => evaluate_steps(steps, root, shape, hiding)?,
+            Node::Action(steps) => evaluate_steps(steps, root, shape, walk)?,
             // Only the first turn can yield the value.
-            Node::Range(steps, body) => match matches_of(steps, root, hiding)?.and_then(|all| all.into_iter().next()) {
-                Some(element) => evaluate_nodes(body, element, shape, hiding)?,
+            Node::Range(steps, body) => match matches_of(steps, root, walk)?.and_then(|all| all.into_iter().next()) {
+                Some(element) => evaluate_nodes(body, element, shape, walk)?,
                 None => Found::Nothing,
             },
         };
@@ -185,10 +245,10 @@ fn evaluate_steps<'v, 'a>(
     steps: &'v [Step],
     root: &'v Value<'a>,
     shape: Shape,
-    hiding: Hiding<'v>,
+    walk: Walk<'v, '_>,
 ) -> Result<Found<'v, 'a>, EvalError> {
     if is_definite(steps) {
-        let Some(value) = pick(steps, root, hiding)? else { return Ok(Found::Nothing) };
+        let Some(value) = pick(steps, root, walk.hiding)? else { return Ok(Found::Nothing) };
         return Ok(match value {
             Value::Null => Found::Nothing,
             Value::List(_) => Found::One(value),
@@ -196,7 +256,7 @@ fn evaluate_steps<'v, 'a>(
             _ => Found::One(value),
         });
     }
-    let matches = matches_of(steps, root, hiding)?;
+    let matches = matches_of(steps, root, walk)?;
     Ok(match (matches, shape) {
         (None, Shape::Any) => Found::Nothing,
         (None, Shape::List) => Found::Many(Vec::new()),
@@ -247,13 +307,13 @@ fn field<'v, 'a>(value: &'v Value<'a>, key: &str, rest: &[Step], hiding: Hiding<
 fn matches_of<'v, 'a>(
     steps: &'v [Step],
     root: &'v Value<'a>,
-    hiding: Hiding<'v>,
+    walk: Walk<'v, '_>,
 ) -> Result<Option<Vec<&'v Value<'a>>>, EvalError> {
     let mut current = vec![root];
     let mut next = Vec::new();
     for (at, step) in steps.iter().enumerate() {
         let rest = steps.get(at + 1..).unwrap_or_default();
-        if !advance(step, rest, &current, &mut next, hiding)? || next.is_empty() {
+        if !advance(step, rest, &current, &mut next, walk)? || next.is_empty() {
             return Ok(None);
         }
         std::mem::swap(&mut current, &mut next);
@@ -268,18 +328,20 @@ fn advance<'v, 'a>(
     rest: &[Step],
     inputs: &[&'v Value<'a>],
     out: &mut Vec<&'v Value<'a>>,
-    hiding: Hiding<'v>,
+    walk: Walk<'v, '_>,
 ) -> Result<bool, EvalError> {
+    let hiding = walk.hiding;
     if let Step::Union(members) = step {
         for member in members {
             let before = out.len();
-            if !advance(member, rest, inputs, out, hiding)? || out.len() == before {
+            if !advance(member, rest, inputs, out, walk)? || out.len() == before {
                 return Ok(false);
             }
         }
         return Ok(true);
     }
     for &input in inputs {
+        let before = out.len();
         match step {
             Step::Field(key) => out.extend(field(input, key, rest, hiding)),
             Step::Index(index) => out.extend(list(input)?.and_then(|items| item(items, *index))),
@@ -302,10 +364,12 @@ fn advance<'v, 'a>(
                 Value::Str(_) => return Err(EvalError::NoElements("string")),
                 _ => {}
             },
-            Step::Recursive => descend(input, hiding, out),
+            Step::Recursive => descend(input, walk, out)?,
             Step::Filter(filter) => {
-                for element in list(input)?.unwrap_or_default() {
-                    match filter.keeps(element)? {
+                let elements = list(input)?.unwrap_or_default();
+                walk.visit(elements.len())?;
+                for element in elements {
+                    match filter.keeps(element, walk.unhidden())? {
                         Some(true) => out.push(element),
                         Some(false) => {}
                         None => return Ok(false),
@@ -314,6 +378,7 @@ fn advance<'v, 'a>(
             }
             Step::Union(_) => {}
         }
+        walk.visit(out.len() - before)?;
     }
     Ok(true)
 }
@@ -352,39 +417,42 @@ fn cut<'v, 'a>(items: &'v [Value<'a>], slice: Slice, out: &mut Vec<&'v Value<'a>
 }
 
 /// Adds the value and everything below it that has elements, parents first; what is hidden is not entered.
-fn descend<'v, 'a>(value: &'v Value<'a>, hiding: Hiding<'v>, out: &mut Vec<&'v Value<'a>>) {
+fn descend<'v, 'a>(value: &'v Value<'a>, walk: Walk<'v, '_>, out: &mut Vec<&'v Value<'a>>) -> Result<(), EvalError> {
     match value {
         Value::List(items) if !items.is_empty() => {
+            walk.visit(items.len())?;
             out.push(value);
             for item in items {
-                descend(item, hiding, out);
+                descend(item, walk, out)?;
             }
         }
         Value::Map(map) if !map.is_empty() => {
+            walk.visit(map.len())?;
             out.push(value);
-            let hides_value = hiding.applies(value);
+            let hides_value = walk.hiding.applies(value);
             for (key, item) in map.iter() {
-                let hidden = (hiding.hides)(key) || (hides_value && key == "value");
+                let hidden = (walk.hiding.hides)(key) || (hides_value && key == "value");
                 if !hidden {
-                    descend(item, hiding, out);
+                    descend(item, walk, out)?;
                 }
             }
         }
         _ => {}
     }
+    Ok(())
 }
 
 impl Filter {
     /// Tells whether the element stays; `None` when a side of the comparison is missing.
-    fn keeps(&self, element: &Value<'_>) -> Result<Option<bool>, EvalError> {
+    fn keeps(&self, element: &Value<'_>, walk: Walk<'static, '_>) -> Result<Option<bool>, EvalError> {
         let Some((comparison, right)) = &self.test else {
             return Ok(Some(match &self.left {
                 Operand::Path(path) if is_definite(path) => pick(path, element, Hiding::NOTHING)?.is_some(),
-                Operand::Path(path) => matches_of(path, element, Hiding::NOTHING)?.is_some(),
+                Operand::Path(path) => matches_of(path, element, walk)?.is_some(),
                 Operand::Literal(_) => true,
             }));
         };
-        let (Some(left), Some(right)) = (self.left.resolve(element)?, right.resolve(element)?) else {
+        let (Some(left), Some(right)) = (self.left.resolve(element, walk)?, right.resolve(element, walk)?) else {
             return Ok(None);
         };
         comparison.holds(left, right).map(Some)
@@ -392,11 +460,15 @@ impl Filter {
 }
 
 impl Operand {
-    fn resolve<'v, 'a>(&'v self, element: &'v Value<'a>) -> Result<Option<&'v Value<'a>>, EvalError> {
+    fn resolve<'v, 'a>(
+        &'v self,
+        element: &'v Value<'a>,
+        walk: Walk<'static, '_>,
+    ) -> Result<Option<&'v Value<'a>>, EvalError> {
         match self {
             Self::Literal(value) => Ok(Some(value)),
             Self::Path(path) if is_definite(path) => pick(path, element, Hiding::NOTHING),
-            Self::Path(path) => match matches_of(path, element, Hiding::NOTHING)?.as_deref() {
+            Self::Path(path) => match matches_of(path, element, walk)?.as_deref() {
                 None | Some([]) => Ok(None),
                 Some([one]) => Ok(Some(one)),
                 Some(_) => Err(EvalError::ManyToCompare),

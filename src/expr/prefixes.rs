@@ -1,12 +1,15 @@
 //! Which parts of an object a set of programs reads: a trie of map keys.
 //!
-//! List elements share the node of their list, so `spec.containers.image` stands for the image of every container.
+//! List elements share the node of their list, so `spec.containers.image` stands for the image of every container. What is
+//! read of a Helm release, which an object holds packed in a text, is a trie beside that of the object.
 
 /// A node of the trie; the root stands for the object.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Prefixes {
     whole: bool,
     children: Vec<(Box<str>, Prefixes)>,
+    /// Of the root alone: what is read of the Helm release.
+    release: Option<Box<Prefixes>>,
 }
 
 impl Prefixes {
@@ -46,8 +49,21 @@ impl Prefixes {
         node.take_all();
     }
 
+    /// Returns what is wanted of the Helm release that the object holds, to add to it.
+    pub(super) fn release(&mut self) -> &mut Prefixes {
+        self.release.get_or_insert_default()
+    }
+
+    /// Returns what is wanted of the Helm release that the object holds; `None` when nothing is.
+    pub fn of_release(&self) -> Option<&Prefixes> {
+        self.release.as_deref()
+    }
+
     /// Adds all that another set wants.
     pub fn merge(&mut self, other: &Prefixes) {
+        if let Some(release) = &other.release {
+            self.release().merge(release);
+        }
         if self.whole {
             return;
         }
@@ -107,5 +123,16 @@ mod tests {
         left.merge(&right);
         assert!(left.get("metadata").unwrap().is_whole());
         assert_eq!(left.get("spec").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn what_is_wanted_of_a_release_outlives_wanting_the_whole_object() {
+        let mut left = Prefixes::default();
+        left.take_all();
+        let mut right = Prefixes::default();
+        right.release().insert(["info", "status"]);
+        left.merge(&right);
+        assert!(left.is_whole());
+        assert!(left.of_release().unwrap().get("info").unwrap().get("status").unwrap().is_whole());
     }
 }

@@ -1,12 +1,17 @@
 //! Projected decode: one pass over the text of an object that keeps what the programs read and skips the rest.
 
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::release;
 use crate::canonical::{Map, Value};
 use crate::expr::Prefixes;
+use crate::expr::helm::ReleaseError;
 
 /// Why the text of one object cannot be read. The object has no row; others are unaffected.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +41,8 @@ pub enum DecodeError {
 pub struct Plan {
     prefixes: Prefixes,
     supply: bool,
+    /// What is read of the Helm release that an object may hold.
+    release: Option<Arc<Prefixes>>,
 }
 
 impl Plan {
@@ -49,14 +56,15 @@ impl Plan {
             union.merge(part);
         }
         let supply = union.is_whole() || union.get("apiVersion").is_some() || union.get("kind").is_some();
-        Self { prefixes: union, supply }
+        let release = union.of_release().cloned().map(Arc::new);
+        Self { prefixes: union, supply, release }
     }
 
     /// Keeps everything.
     pub fn whole() -> Self {
         let mut prefixes = Prefixes::default();
         prefixes.take_all();
-        Self { prefixes, supply: true }
+        Self { prefixes, supply: true, release: None }
     }
 
     /// Tells whether objects are decoded in full.
@@ -74,19 +82,47 @@ pub struct TypeMeta<'a> {
     pub kind: &'a str,
 }
 
+/// A decoded object. What is read of the Helm release in it is unpacked once, when it is first asked for.
+#[derive(Debug)]
+pub struct Object<'a> {
+    value: Value<'a>,
+    release_plan: Option<Arc<Prefixes>>,
+    release: OnceCell<Result<Value<'static>, ReleaseError>>,
+}
+
+impl<'a> Deref for Object<'a> {
+    type Target = Value<'a>;
+
+    fn deref(&self) -> &Value<'a> {
+        &self.value
+    }
+}
+
+impl Object<'_> {
+    /// Returns the Helm release in the object, as far as the plan wants it.
+    pub(super) fn release(&self) -> Result<&Value<'static>, ReleaseError> {
+        let unpack = || match &self.release_plan {
+            Some(wanted) => release::unpack(&self.value, wanted),
+            None => Err(ReleaseError::NotFound),
+        };
+        self.release.get_or_init(unpack).as_ref().map_err(|error| *error)
+    }
+}
+
 /// Reads an object, keeping what the plan wants. `supplied` fills in `apiVersion` and `kind` where the text has none, so
 /// that a listed object and a watched one are the same value.
 ///
 /// # Errors
 /// A [`DecodeError`]; it concerns this object only.
-pub fn decode<'a>(text: &'a [u8], plan: &Plan, supplied: TypeMeta<'a>) -> Result<Value<'a>, DecodeError> {
+pub fn decode<'a>(text: &'a [u8], plan: &Plan, supplied: TypeMeta<'a>) -> Result<Object<'a>, DecodeError> {
     let text = std::str::from_utf8(text).map_err(DecodeError::Utf8)?;
     let mut reader = serde_json::Deserializer::from_str(text);
-    let value = Keep(&plan.prefixes).deserialize(&mut reader).map_err(DecodeError::Json)?;
+    let value = Keep(&plan.prefixes, Unlimited).deserialize(&mut reader).map_err(DecodeError::Json)?;
     reader.end().map_err(DecodeError::Json)?;
     let Value::Map(map) = value else { return Err(DecodeError::NotAnObject) };
+    let object = |map| Object { value: Value::Map(map), release_plan: plan.release.clone(), release: OnceCell::new() };
     if !plan.supply {
-        return Ok(Value::Map(map));
+        return Ok(object(map));
     }
     let wanted = |key: &str| (plan.prefixes.is_whole() || plan.prefixes.get(key).is_some()) && map.get(key).is_none();
     let missing: Vec<_> = [("apiVersion", supplied.api_version), ("kind", supplied.kind)]
@@ -94,14 +130,38 @@ pub fn decode<'a>(text: &'a [u8], plan: &Plan, supplied: TypeMeta<'a>) -> Result
         .filter(|(key, _)| wanted(key))
         .map(|(key, text)| (Cow::Borrowed(key), Value::from(text)))
         .collect();
-    Ok(Value::Map(if missing.is_empty() { map } else { map.into_iter().chain(missing).collect() }))
+    Ok(object(if missing.is_empty() { map } else { map.into_iter().chain(missing).collect() }))
+}
+
+/// How much may be kept of a text.
+pub(super) trait Allowance: Copy {
+    /// Takes bytes; `false` when there are not as many left.
+    fn take(self, bytes: usize) -> bool;
+}
+
+/// For objects, whose size the API server bounds.
+#[derive(Clone, Copy)]
+struct Unlimited;
+
+impl Allowance for Unlimited {
+    fn take(self, _: usize) -> bool {
+        true
+    }
 }
 
 /// Decodes one value as far as a node of the trie wants it. List elements share the node of their list.
 #[derive(Clone, Copy)]
-struct Keep<'p>(&'p Prefixes);
+pub(super) struct Keep<'p, A>(pub(super) &'p Prefixes, pub(super) A);
 
-impl<'de> DeserializeSeed<'de> for Keep<'_> {
+impl<A: Allowance> Keep<'_, A> {
+    /// Takes the room of one value, text and all.
+    fn take<E: de::Error>(&self, text: &str) -> Result<(), E> {
+        let fits = self.1.take(size_of::<Value<'_>>() + text.len());
+        if fits { Ok(()) } else { Err(E::custom("too much to keep")) }
+    }
+}
+
+impl<'de, A: Allowance> DeserializeSeed<'de> for Keep<'_, A> {
     type Value = Value<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value<'de>, D::Error> {
@@ -109,42 +169,50 @@ impl<'de> DeserializeSeed<'de> for Keep<'_> {
     }
 }
 
-impl<'de> Visitor<'de> for Keep<'_> {
+impl<'de, A: Allowance> Visitor<'de> for Keep<'_, A> {
     type Value = Value<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("a JSON value")
     }
 
-    fn visit_unit<E>(self) -> Result<Value<'de>, E> {
+    fn visit_unit<E: de::Error>(self) -> Result<Value<'de>, E> {
+        self.take("")?;
         Ok(Value::Null)
     }
 
-    fn visit_bool<E>(self, value: bool) -> Result<Value<'de>, E> {
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value<'de>, E> {
+        self.take("")?;
         Ok(Value::Bool(value))
     }
 
-    fn visit_i64<E>(self, value: i64) -> Result<Value<'de>, E> {
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value<'de>, E> {
+        self.take("")?;
         Ok(Value::Int(value))
     }
 
-    fn visit_u64<E>(self, value: u64) -> Result<Value<'de>, E> {
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value<'de>, E> {
+        self.take("")?;
         Ok(i64::try_from(value).map_or(Value::UInt(value), Value::Int))
     }
 
-    fn visit_f64<E>(self, value: f64) -> Result<Value<'de>, E> {
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value<'de>, E> {
+        self.take("")?;
         Ok(Value::Float(value))
     }
 
-    fn visit_borrowed_str<E>(self, value: &'de str) -> Result<Value<'de>, E> {
+    fn visit_borrowed_str<E: de::Error>(self, value: &'de str) -> Result<Value<'de>, E> {
+        self.take(value)?;
         Ok(Value::Str(Cow::Borrowed(value)))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value<'de>, E> {
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value<'de>, E> {
+        self.take(value)?;
         Ok(Value::Str(Cow::Owned(value.to_owned())))
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Value<'de>, A::Error> {
+    fn visit_seq<S: SeqAccess<'de>>(self, mut elements: S) -> Result<Value<'de>, S::Error> {
+        self.take("")?;
         let mut items = Vec::new();
         while let Some(item) = elements.next_element_seed(self)? {
             items.push(item);
@@ -152,11 +220,13 @@ impl<'de> Visitor<'de> for Keep<'_> {
         Ok(Value::List(items))
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Value<'de>, A::Error> {
-        let wanted = self.0;
+    fn visit_map<M: MapAccess<'de>>(self, mut fields: M) -> Result<Value<'de>, M::Error> {
+        self.take("")?;
+        let Self(wanted, allowance) = self;
         let mut entries = Vec::new();
         if wanted.is_whole() {
             while let Some(key) = fields.next_key_seed(AnyKey)? {
+                self.take(&key)?;
                 entries.push((key, fields.next_value_seed(self)?));
             }
         } else {
@@ -169,7 +239,7 @@ impl<'de> Visitor<'de> for Keep<'_> {
                         if entries.is_empty() {
                             entries.reserve(wanted.len());
                         }
-                        entries.push((key, fields.next_value_seed(Keep(node))?));
+                        entries.push((key, fields.next_value_seed(Keep(node, allowance))?));
                     }
                 }
             }

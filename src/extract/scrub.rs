@@ -7,6 +7,8 @@
 use std::borrow::Cow;
 use std::sync::LazyLock;
 
+use super::embed::{Cut, Fate};
+use super::secrets::WITHHELD;
 use crate::canonical::{Map, Value, write_scalar, write_string};
 
 /// Keys that are sensitive in every profile.
@@ -99,41 +101,60 @@ impl Writer<'_, '_> {
         }
     }
 
-    pub(super) fn list<'v, 'a: 'v>(&mut self, items: impl IntoIterator<Item = &'v Value<'a>>) {
+    pub(super) fn list<'v, 'a: 'v>(&mut self, items: impl IntoIterator<Item = &'v Value<'a>>, cut: Option<&Cut>) {
         self.out.push(b'[');
         for (index, item) in items.into_iter().enumerate() {
             if index > 0 {
                 self.out.push(b',');
             }
-            self.value(item);
+            let cut = cut.and_then(|cut| cut.at_index(index));
+            match cut.map(|cut| cut.fate) {
+                Some(Fate::Removed) => self.out.extend_from_slice(b"null"),
+                Some(Fate::Withheld) => self.out.extend_from_slice(WITHHELD),
+                Some(Fate::Kept) | None => self.pruned(item, cut),
+            }
         }
         self.out.push(b']');
     }
 
     pub(super) fn value(&mut self, value: &Value<'_>) {
+        self.pruned(value, None);
+    }
+
+    fn pruned(&mut self, value: &Value<'_>, cut: Option<&Cut>) {
         match value {
             Value::Str(text) => self.string(text),
-            Value::List(items) => self.list(items),
-            Value::Map(map) => self.map(map),
+            Value::List(items) => self.list(items, cut),
+            Value::Map(map) => self.map(map, cut, |_| true),
             scalar => write_scalar(scalar, self.out),
         }
     }
 
-    fn map(&mut self, map: &Map<'_>) {
+    /// Writes the entries whose key is wanted, as far as nothing is cut out of them.
+    pub(super) fn map(&mut self, map: &Map<'_>, cut: Option<&Cut>, wanted: impl Fn(&str) -> bool) {
         // `{name: DB_PASSWORD, value: …}`
         let hides_value = map.get("value").is_some()
             && map.get("name").and_then(Value::as_str).is_some_and(|name| self.keys.matches(name));
         self.out.push(b'{');
-        for (index, (key, value)) in map.iter().enumerate() {
-            if index > 0 {
+        let mut is_first = true;
+        for (key, value) in map.iter() {
+            let cut = cut.and_then(|cut| cut.at_key(key));
+            let fate = cut.map_or(Fate::Kept, |cut| cut.fate);
+            if fate == Fate::Removed || !wanted(key) {
+                continue;
+            }
+            if !is_first {
                 self.out.push(b',');
             }
+            is_first = false;
             self.string(key);
             self.out.push(b':');
-            if (hides_value && key == "value") || self.keys.hides_entry(key, value) {
+            if fate == Fate::Withheld {
+                self.out.extend_from_slice(WITHHELD);
+            } else if (hides_value && key == "value") || self.keys.hides_entry(key, value) {
                 self.redacted();
             } else {
-                self.value(value);
+                self.pruned(value, cut);
             }
         }
         self.out.push(b'}');

@@ -6,7 +6,6 @@
 use std::fmt;
 
 use super::FieldPath;
-use crate::api::v1alpha1::profile::ExportMode;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
@@ -40,20 +39,6 @@ pub fn message(all: &[NotServed]) -> Option<String> {
 pub fn profile(spec: &KollectProfileSpec) -> Vec<NotServed> {
     let root = FieldPath::spec();
     let mut paths = Vec::new();
-    if spec.target_gvk.is_core_secret() {
-        paths.push(root.field("targetGVK"));
-    }
-    for (index, attribute) in spec.attributes.iter().enumerate() {
-        if attribute.path.trim_start().starts_with("helm:") {
-            paths.push(root.field("attributes").index(index).field("path"));
-        }
-    }
-    if let Some(export) = spec.export.as_ref().filter(|export| export.mode == ExportMode::Resource) {
-        paths.push(root.field("export").field("mode"));
-        if export.prune.is_some() {
-            paths.push(root.field("export").field("prune"));
-        }
-    }
     if !spec.metrics.is_empty() {
         paths.push(root.field("metrics"));
     }
@@ -131,12 +116,6 @@ mod tests {
     fn each_field_is_named_in_the_agreed_words() {
         let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
         let lines = [
-            said(profile, json!({"targetGVK": {"version": "v1", "kind": "Secret"}})),
-            said(
-                profile,
-                json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "{.a}"}, {"name": "b", "path": "helm:release.status"}]}),
-            ),
-            said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
             said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
             said(
                 inventory,
@@ -154,9 +133,6 @@ mod tests {
             said(event_sink, json!({"type": "nats"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
-        spec.targetGVK: not in this build
-        spec.attributes[1].path: not in this build
-        spec.export.mode: not in this build; spec.export.prune: not in this build
         spec.metrics: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
@@ -171,11 +147,10 @@ mod tests {
 
     #[test]
     fn what_is_served_is_not_mentioned() {
-        let gvk = json!({"version": "v1", "kind": "ConfigMap"});
         assert_eq!(
             said(
                 profile,
-                json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "cel:object.data"}], "export": {"prune": {"scrubKeys": ["k"]}}})
+                json!({"targetGVK": {"version": "v1", "kind": "Secret"}, "attributes": [{"name": "a", "path": "helm:release.status"}], "export": {"mode": "Resource", "prune": {"scrubKeys": ["k"]}}})
             ),
             None
         );

@@ -1,16 +1,21 @@
 //! `KollectProfile`.
 
+mod consent;
+mod embedding;
+
+use std::collections::BTreeMap;
+
 use super::{FieldErrors, FieldPath, Findings};
 use crate::api::v1alpha1::KollectProfileSpec;
 use crate::api::v1alpha1::profile::{Attribute, ExportMode, ProfileExport};
+use crate::expr::{self, Shape};
 use crate::model::Gvk;
+
+pub use consent::{ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, SecretContent};
+pub use embedding::Embedding;
 
 /// The most labels of one series.
 const MAX_LABELS: usize = 5;
-
-/// Fields of a Helm release that stay in the cluster, with all below them.
-const HIDDEN_HELM_FIELDS: [&str; 6] =
-    ["manifest", "hooks", "chart.templates", "chart.files", "chart.values", "chart.raw"];
 
 /// A profile whose parts fit together; its expressions are not compiled yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +23,9 @@ pub struct ValidatedProfile {
     gvk: Gvk,
     attributes: Vec<Attribute>,
     scrub_keys: Vec<String>,
+    secret_content: SecretContent,
+    embedding: Option<Embedding>,
+    warnings: Vec<String>,
 }
 
 impl ValidatedProfile {
@@ -35,13 +43,32 @@ impl ValidatedProfile {
     pub fn scrub_keys(&self) -> &[String] {
         &self.scrub_keys
     }
+
+    /// What of `data` and `stringData` may be shown.
+    pub fn secret_content(&self) -> SecretContent {
+        self.secret_content
+    }
+
+    /// The copy of the object that rows embed.
+    pub fn embedding(&self) -> Option<&Embedding> {
+        self.embedding.as_ref()
+    }
+
+    /// What has no effect, or not the one that it seems to have; each names its field.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
 }
 
-/// Checks a profile.
+/// Checks a profile. Its annotations say whether it may read Secrets ([`ALLOW_SECRET_EXTRACTION`],
+/// [`ALLOW_FULL_RESOURCE_EXPORT`]).
 ///
 /// # Errors
 /// Terminal, with everything that is wrong.
-pub fn profile(spec: &KollectProfileSpec) -> Result<ValidatedProfile, FieldErrors> {
+pub fn profile(
+    spec: &KollectProfileSpec,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Result<ValidatedProfile, FieldErrors> {
     let mut findings = Findings::default();
     let root = FieldPath::spec();
     let gvk = root.field("targetGVK");
@@ -52,15 +79,65 @@ pub fn profile(spec: &KollectProfileSpec) -> Result<ValidatedProfile, FieldError
     }
     attributes(&mut findings, &root.field("attributes"), &spec.attributes);
     if let Some(export) = &spec.export {
-        embedding(&mut findings, spec, export);
+        self::export(&mut findings, spec, export);
     }
     metrics(&mut findings, spec);
+    let secret_content = consent::check(&mut findings, spec, annotations);
     let scrub_keys = spec.export.iter().filter_map(|export| export.prune.as_ref());
     findings.give(ValidatedProfile {
         gvk: Gvk::from(&spec.target_gvk),
         attributes: spec.attributes.clone(),
         scrub_keys: scrub_keys.flat_map(|prune| prune.scrub_keys.clone()).collect(),
+        secret_content,
+        embedding: spec.export.as_ref().filter(|export| export.mode == ExportMode::Resource).map(Embedding::new),
+        warnings: warnings(spec),
     })
+}
+
+/// Compiles every expression, which admission does before a profile is stored. Whoever extracts compiles them anyway, and
+/// forgives those of optional attributes.
+///
+/// # Errors
+/// Terminal, with the field and the place in each expression that is wrong.
+pub fn expressions(spec: &KollectProfileSpec) -> Result<(), FieldErrors> {
+    let mut findings = Findings::default();
+    let list = FieldPath::spec().field("attributes");
+    for (index, attribute) in spec.attributes.iter().enumerate() {
+        if let Err(error) = expr::compile(&attribute.path, Shape::Any) {
+            findings.add(list.index(index).field("path"), error.placed(&attribute.path));
+        }
+    }
+    findings.give(())
+}
+
+/// Returns what is accepted and does less than it seems to.
+fn warnings(spec: &KollectProfileSpec) -> Vec<String> {
+    let root = FieldPath::spec();
+    let mut warnings = Vec::new();
+    for (index, attribute) in spec.attributes.iter().enumerate() {
+        if attribute.path.contains("[?(") && !attribute.path.trim_start().starts_with("cel:") {
+            let path = root.field("attributes").index(index).field("path");
+            warnings.push(format!(
+                "{path}: a comparison in a filter gives no value at all when one element lacks the field; \
+                 cel: with filter() and has() is exact"
+            ));
+        }
+    }
+    let path = root.field("export").field("prune");
+    let Some(prune) = spec.export.as_ref().and_then(|export| export.prune.as_ref()) else { return warnings };
+    if !prune.cel.is_empty() {
+        warnings.push(format!("{}: has no effect; write jsonPointers or jsonPaths", path.field("cel")));
+    }
+    for (index, text) in prune.json_paths.iter().enumerate() {
+        if embedding::walked(text).is_none() {
+            let path = path.field("jsonPaths").index(index);
+            warnings.push(format!(
+                "{path}: {text:?} is ignored; write keys and numbers with dots and brackets, without wildcards, filters or \
+                 braces, for example .metadata.labels[\"pod-template-hash\"]"
+            ));
+        }
+    }
+    warnings
 }
 
 fn attributes(findings: &mut Findings, list: &FieldPath, attributes: &[Attribute]) {
@@ -84,19 +161,16 @@ fn path_problem(path: &str) -> Option<String> {
     if path.starts_with("object.") || path.starts_with("object[") {
         return Some(format!("{path:?} is CEL without its prefix; write \"cel:{path}\""));
     }
-    let helm = path.strip_prefix("helm:")?;
-    let Some(field) = helm.strip_prefix("release.").filter(|field| !field.is_empty()) else {
+    if !path.starts_with("helm:") {
+        return None;
+    }
+    if !path.starts_with("helm:release.") {
         return Some(format!("{path:?} names no field; write helm:release.<field>, for example helm:release.status"));
-    };
-    let hidden =
-        |name: &&str| field.strip_prefix(*name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
-    HIDDEN_HELM_FIELDS
-        .iter()
-        .find(|name| hidden(name))
-        .map(|name| format!("{name:?} of a release is not exportable; choose another field, for example chartVersion"))
+    }
+    expr::compile(path, Shape::Any).err().map(|error| error.message)
 }
 
-fn embedding(findings: &mut Findings, spec: &KollectProfileSpec, export: &ProfileExport) {
+fn export(findings: &mut Findings, spec: &KollectProfileSpec, export: &ProfileExport) {
     let root = FieldPath::spec();
     match export.mode {
         ExportMode::Attributes if spec.attributes.is_empty() => findings.add(
@@ -108,22 +182,19 @@ fn embedding(findings: &mut Findings, spec: &KollectProfileSpec, export: &Profil
                 root.field("export").field("as"),
                 format!("{:?} is the name of an attribute; choose another key for the object", export.embed_as),
             ),
+        ExportMode::Resource if export.embed_as.trim().is_empty() => {
+            findings.add(root.field("export").field("as"), "is blank; choose the key of the object in the row");
+        }
         ExportMode::Attributes | ExportMode::Resource => {}
     }
     let pointers = root.field("export").field("prune").field("jsonPointers");
     for (index, pointer) in export.prune.iter().flat_map(|prune| &prune.json_pointers).enumerate() {
-        if !is_pointer(pointer) {
+        if !embedding::is_pointer(pointer) {
             let message =
                 format!("{pointer:?} is no JSON pointer; start with '/', write '~' as ~0 and '/' in a key as ~1");
             findings.add(pointers.index(index), message);
         }
     }
-}
-
-/// Tells whether the text is an RFC 6901 pointer to something below the root.
-fn is_pointer(text: &str) -> bool {
-    let mut escapes = text.split('~');
-    escapes.next().is_some_and(|start| start.starts_with('/')) && escapes.all(|rest| rest.starts_with(['0', '1']))
 }
 
 fn metrics(findings: &mut Findings, spec: &KollectProfileSpec) {
@@ -156,8 +227,13 @@ mod tests {
     use serde_json::json;
 
     fn check(spec: serde_json::Value) -> Result<ValidatedProfile, String> {
+        annotated(spec, &[])
+    }
+
+    fn annotated(spec: serde_json::Value, annotations: &[(&str, &str)]) -> Result<ValidatedProfile, String> {
         let spec: KollectProfileSpec = serde_json::from_value(spec).unwrap();
-        profile(&spec).map_err(|errors| errors.to_string())
+        let annotations = annotations.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+        profile(&spec, Some(&annotations)).map_err(|errors| errors.to_string())
     }
 
     #[test]
@@ -192,8 +268,8 @@ mod tests {
             "spec.attributes[1].path: is blank;",
             "spec.attributes[1].name: \"a\" is there twice;",
             "spec.attributes[2].name: is blank;",
-            "spec.attributes[2].path: \"helm:release.\" names no field;",
-            "spec.attributes[3].path: \"chart.values\" of a release is not exportable;",
+            "spec.attributes[2].path: empty helm release field;",
+            "spec.attributes[3].path: helm release field \"chart.values.x\" is not exportable;",
             "spec.metrics[0].path: \"b\" is no attribute of this profile;",
             "spec.metrics[0].labels[1]: \"c\" is no attribute of this profile;",
         ] {
@@ -222,5 +298,71 @@ mod tests {
         let message = check(json!({"targetGVK": gvk, "export": {}})).unwrap_err();
         assert!(message.starts_with("spec.attributes: is empty while export.mode is Attributes;"), "{message}");
         check(json!({"targetGVK": gvk})).unwrap();
+    }
+
+    #[test]
+    fn the_content_of_secrets_needs_the_consent_of_the_profile() {
+        let spec = json!({
+            "targetGVK": {"version": "v1", "kind": "Secret"},
+            "attributes": [
+                {"name": "type", "path": "{.type}"},
+                {"name": "user", "path": "{['data']['user']}"},
+                {"name": "values", "path": "helm:release.config"},
+                {"name": "all", "path": "cel:object"},
+            ],
+            "export": {"mode": "Resource"},
+        });
+        let refusal = check(spec.clone()).unwrap_err();
+        for expected in [
+            "spec.export.mode: Resource embeds core Secrets; annotate the profile with kollect.dev/allow-full-resource-export: \"true\"",
+            "spec.attributes[1].path: \"{['data']['user']}\" reads the content of core Secrets; annotate the profile with kollect.dev/allow-secret-extraction: \"true\"",
+            "spec.attributes[2].path: \"helm:release.config\" reads the values of a Helm release",
+        ] {
+            assert!(refusal.contains(expected), "{expected}\nis not in\n{refusal}");
+        }
+        assert_eq!(refusal.matches("; spec.").count(), 2, "{refusal}");
+        let full = (ALLOW_FULL_RESOURCE_EXPORT, "true");
+        for value in ["True", "1", "", "true "] {
+            annotated(spec.clone(), &[full, (ALLOW_SECRET_EXTRACTION, value)]).unwrap_err();
+        }
+        let profile = annotated(spec.clone(), &[full, (ALLOW_SECRET_EXTRACTION, "true")]).unwrap();
+        assert_eq!(profile.secret_content(), SecretContent::Extractable);
+        let mut elsewhere = spec;
+        elsewhere["targetGVK"] = json!({"group": "example.com", "version": "v1", "kind": "Secret"});
+        assert_eq!(check(elsewhere).unwrap().secret_content(), SecretContent::Unknown);
+        let modest = json!({"targetGVK": {"group": "core", "version": "v1", "kind": "Secret"},
+            "attributes": [{"name": "all", "path": "{@}"}]});
+        assert_eq!(check(modest).unwrap().secret_content(), SecretContent::Hidden);
+    }
+
+    #[test]
+    fn what_does_less_than_it_seems_to_is_warned_of() {
+        let profile = check(json!({
+            "targetGVK": {"version": "v1", "kind": "Pod"},
+            "attributes": [
+                {"name": "a", "path": "{.status.conditions[?(@.type==\"Ready\")].status}"},
+                {"name": "b", "path": "cel:'[?('"},
+            ],
+            "export": {"prune": {"cel": ["x"], "jsonPaths": [".spec.a", "$.spec[*].b"]}},
+        }))
+        .unwrap();
+        let fields: Vec<_> = profile.warnings().iter().filter_map(|warning| warning.split(": ").next()).collect();
+        assert_eq!(fields, ["spec.attributes[0].path", "spec.export.prune.cel", "spec.export.prune.jsonPaths[1]"]);
+    }
+
+    #[test]
+    fn expressions_that_do_not_compile_are_named_with_their_place() {
+        let spec = json!({
+            "targetGVK": {"version": "v1", "kind": "Pod"},
+            "attributes": [
+                {"name": "a", "path": "{.é}{b}", "optional": true},
+                {"name": "b", "path": "{.a}"},
+                {"name": "c", "path": "cel:object.a + foo"},
+            ],
+        });
+        let refusal = expressions(&serde_json::from_value(spec).unwrap()).unwrap_err().to_string();
+        assert!(refusal.starts_with("spec.attributes[0].path: unrecognized identifier b"), "{refusal}");
+        assert!(refusal.contains("(at character 6); spec.attributes[2].path: undeclared reference"), "{refusal}");
+        assert!(refusal.ends_with("(at character 16)"), "{refusal}");
     }
 }

@@ -276,7 +276,7 @@ async fn what_is_wrong_is_named_with_its_field_and_costs_nobody_else() {
     let mut manifests = String::new();
     manifests += &profile("unparsable", deployment, r#"{name: bad, path: "{.metadata.name"}"#);
     manifests += &profile("unknown-kind", "{group: apps, version: v1, kind: Deploymnet}", r#"{name: a, path: "$.a"}"#);
-    manifests += &profile("resource-mode", deployment, r#"{name: a, path: "helm:release.name"}"#);
+    manifests += &profile("secret-content", "{version: v1, kind: Secret}", r#"{name: a, path: "{.data.dsn}"}"#);
     let orphan = format!(
         "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\nmetadata: {{name: no-profile, namespace: {namespace}}}\n\
          spec: {{profileRef: nobody}}\n---\n"
@@ -312,7 +312,7 @@ async fn what_is_wrong_is_named_with_its_field_and_costs_nobody_else() {
     let cases = [
         ("ktgt/unparsable", "ProfileInvalid", "spec.attributes[0].path"),
         ("ktgt/unknown-kind", "KindNotFound", "spec.targetGVK"),
-        ("ktgt/resource-mode", "NotServed", "not in this build"),
+        ("ktgt/secret-content", "ProfileInvalid", "kollect.dev/allow-secret-extraction"),
         ("ktgt/no-profile", "ProfileNotFound", "spec.profileRef"),
         ("kinv/no-secret", "SecretResolveFailed", "spec.postgres.databaseRef"),
         ("kinv/wrong-password", "ExportTerminal", "password authentication failed"),

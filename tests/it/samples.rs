@@ -52,7 +52,7 @@ async fn try_create(client: &Client, namespace: &str, kind: &str, spec: Value) -
 #[tokio::test]
 async fn every_sample_is_accepted_strictly_and_read_by_our_types() {
     let Some(ground) = Ground::shared("samples").await else { return };
-    for dir in ["config/samples", "config/samples/demo"] {
+    for dir in ["config/samples", "config/samples/demo", "config/samples/profiles"] {
         let dir = repository_file(dir);
         let dir = dir.to_str().unwrap();
         let applied = ground.api().kubectl(&["apply", "--server-side", "--validate=strict", "-k", dir]).unwrap();
@@ -66,7 +66,7 @@ async fn every_sample_is_accepted_strictly_and_read_by_our_types() {
     }
     let client = &ground.client;
     let profile = Api::<KollectProfile>::namespaced(client.clone(), "demo").get("deployments").await.unwrap();
-    validate::profile(&profile.spec).unwrap();
+    validate::profile(&profile.spec, profile.metadata.annotations.as_ref()).unwrap();
     assert!(validate::not_served::profile(&profile.spec).is_empty());
     let target = Api::<KollectTarget>::namespaced(client.clone(), "demo").get("deployments").await.unwrap();
     validate::target(&target.spec).unwrap();

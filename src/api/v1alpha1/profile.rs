@@ -133,7 +133,7 @@ pub enum ExportInclude {
     SpecOnly,
     /// `status`.
     StatusOnly,
-    /// all but `metadata`.
+    /// `spec` and `status`.
     #[default]
     SpecAndStatus,
     /// everything.

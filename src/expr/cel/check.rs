@@ -36,6 +36,8 @@ pub(super) struct Checked {
     pub(super) root: IdedExpr,
     pub(super) references: Vec<Reference>,
     pub(super) last_keys: Vec<String>,
+    /// Every key that is written in the expression.
+    pub(super) keys: Vec<String>,
     /// Levels of the tree.
     pub(super) depth: usize,
 }
@@ -83,17 +85,26 @@ pub(super) fn parse_error(source: &str, errors: &ParseErrors) -> CompileError {
 
 pub(super) fn check(tree: IdedExpr, info: &SourceInfo) -> Result<Checked, CompileError> {
     let mut last_keys = Vec::new();
-    let mut checker = Checker { info, references: Vec::new(), scopes: Vec::new(), depth: 0, deepest: 0 };
+    let mut checker =
+        Checker { info, references: Vec::new(), scopes: Vec::new(), keys: Vec::new(), depth: 0, deepest: 0 };
     let (root, _) = checker.expr(tree, &mut last_keys)?;
     last_keys.sort();
     last_keys.dedup();
-    Ok(Checked { root, references: checker.references, last_keys, depth: checker.deepest })
+    let Checker { references, mut keys, deepest, .. } = checker;
+    let of_references = references.iter().flat_map(|reference| &reference.path).filter_map(|segment| match segment {
+        Segment::Key(key) => Some(key.clone()),
+        Segment::Index(_) => None,
+    });
+    keys.extend(of_references);
+    Ok(Checked { root, references, last_keys, keys, depth: deepest })
 }
 
 struct Checker<'i> {
     info: &'i SourceInfo,
     references: Vec<Reference>,
     scopes: Vec<Variable>,
+    /// Keys that are written outside of references.
+    keys: Vec<String>,
     depth: usize,
     deepest: usize,
 }
@@ -229,6 +240,7 @@ impl Checker<'_> {
         if !select.test && self.is_protobuf_type(&select) {
             return Ok((IdedExpr { id, expr: Expr::Select(select) }, Ty::Type));
         }
+        self.keys.push(select.field.clone());
         let (operand, ty) = self.expr(*select.operand, &mut Vec::new())?;
         if !ty.may_be(&[Ty::Map]) {
             return self.fail(id, format!("type {} has no fields", ty.name()));
@@ -363,6 +375,7 @@ impl Checker<'_> {
         };
         let mut checked = Vec::with_capacity(args.len());
         let literal_key = literal_index(&func_name, &args);
+        self.keys.extend(literal_key.clone());
         for (at, arg) in args.into_iter().enumerate() {
             is_view.push(self.reference(&arg.expr).is_some());
             // The condition of a ternary and the place in an index are not part of the result.

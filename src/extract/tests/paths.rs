@@ -1,7 +1,7 @@
 //! The table of documented paths, over one Deployment: each is evaluated over the whole object and over the projected one.
 
 use crate::canonical::{Value, write_value};
-use crate::expr::{CompileReason, EvalError, Found, Hiding, Prefixes, Shape, compile};
+use crate::expr::{EvalError, Found, Hiding, Prefixes, Shape, compile};
 use crate::extract::{Plan, TypeMeta, decode};
 
 const DEPLOYMENT: &str = r#"{
@@ -304,13 +304,6 @@ fn a_list_attribute_is_always_a_list() {
     ] {
         assert_eq!(outcome(path, Shape::List), expected, "{path}");
     }
-}
-
-#[test]
-fn helm_paths_are_not_served() {
-    let error = compile("helm:release.name", Shape::Any).unwrap_err();
-    assert_eq!(error.reason, CompileReason::NotServed);
-    assert_eq!(error.message, "helm: paths are not in this build");
 }
 
 #[test]
