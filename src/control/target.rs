@@ -154,6 +154,8 @@ impl Control {
             let profile = object.spec.as_ref().ok()?.profile_ref.as_str();
             Some((Name::new(profile), interest.target.origin().gvk.clone()))
         });
+        let profile = collects.as_ref().map(|(profile, _)| ObjectKey::new(key.namespace.clone(), profile.clone()));
+        self.measure((Kind::Target, key.clone()), profile, state.interest.iter().map(|interest| &interest.target));
         let class = self.report_target(key, &object, outcome.as_ref().err(), &namespaces, &mut state);
         let suspended = outcome.is_err_and(|refusal| refusal.reason == reasons::SUSPENDED);
         match (collecting, state.interest.is_some()) {

@@ -56,9 +56,6 @@ pub fn profile(spec: &KollectProfileSpec) -> Vec<NotServed> {
             paths.push(root.field("export").field("prune"));
         }
     }
-    if !spec.metrics.is_empty() {
-        paths.push(root.field("metrics"));
-    }
     collect(&paths)
 }
 
@@ -156,7 +153,6 @@ mod tests {
                 json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "{.a}"}, {"name": "b", "path": "helm:release.status"}]}),
             ),
             said(profile, json!({"targetGVK": gvk, "export": {"mode": "Resource", "prune": {}}})),
-            said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
             said(target, json!({"profileRef": "p", "resourceRules": [{"gvk": gvk}]})),
             said(cluster_target, json!({"profileRef": {"name": "p", "namespace": "n"}})),
             said(
@@ -178,7 +174,6 @@ mod tests {
         spec.targetGVK: not in this build
         spec.attributes[1].path: not in this build
         spec.export.mode: not in this build; spec.export.prune: not in this build
-        spec.metrics: not in this build
         spec.resourceRules: not in this build
         spec: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
@@ -200,7 +195,12 @@ mod tests {
         assert_eq!(
             said(
                 profile,
-                json!({"targetGVK": gvk, "attributes": [{"name": "a", "path": "cel:object.data"}], "export": {"prune": {"scrubKeys": ["k"]}}})
+                json!({
+                    "targetGVK": gvk,
+                    "attributes": [{"name": "a", "path": "cel:object.data"}],
+                    "export": {"prune": {"scrubKeys": ["k"]}},
+                    "metrics": [{"name": "a", "path": "a"}],
+                })
             ),
             None
         );
