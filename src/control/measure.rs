@@ -159,7 +159,9 @@ impl Measures {
 
     fn forget<'a>(&self, (profile, gvk): &Group, labeled: impl Iterator<Item = &'a Arc<str>>) {
         let gvk = gvk.to_string();
-        labeled.for_each(|series| self.metrics.forget_labeled_series(profile.as_str(), &gvk, series));
+        for series in labeled {
+            self.metrics.forget_labeled_series(profile.as_str(), &gvk, series);
+        }
     }
 
     /// Refreshes until `stop` is cancelled.
@@ -206,14 +208,18 @@ impl Measures {
             }
         }
         let stale = std::mem::take(&mut self.inner.lock().stale);
-        stale.iter().for_each(|group| self.publish(group));
+        for group in &stale {
+            self.publish(group);
+        }
     }
 
     /// Puts the sums of a group on the page.
     fn publish(&self, group: &Group) {
         let partials = self.inner.lock().partials(group);
         let mut sums = Sums::default();
-        partials.iter().for_each(|partial| sums.merge(&partial.sums, self.cap));
+        for partial in &partials {
+            sums.merge(&partial.sums, self.cap);
+        }
         let published = Published { series: series(group, &sums), labeled: sums.labeled.keys().cloned().collect() };
         let mut inner = self.inner.lock();
         if partials.is_empty() || !inner.is_alive(group) {

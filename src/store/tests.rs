@@ -104,7 +104,9 @@ fn a_walk_shows_each_row_of_its_target_once_in_steps_of_a_bounded_size() {
     put(&other, "u0", "a", r#"{"a":1}"#, 1);
     assert_eq!(target.changed(), before);
 
-    ["a", "b"].iter().for_each(|namespace| learn(&target, namespace, 1));
+    for namespace in ["a", "b"] {
+        learn(&target, namespace, 1);
+    }
     assert!(target.is_whole());
     let mut walk = target.walk(Seq(0));
     assert_eq!(walk.next().map(|step| step.len()), Some(512));

@@ -146,23 +146,13 @@ pub(super) fn add_up(
     // position of each row, and at the text of those that changed.
     let numberless = previous.filter(|previous| *wanted == Wanted::Numbers && previous.sums.plain.is_empty());
     if let Some(previous) = numberless {
-        for step in target.walk(previous.changed) {
-            step.iter().for_each(|body| adder.add(body.attributes(), cap, &mut room));
-            if stop.is_cancelled() {
-                return None;
-            }
-        }
+        adder.walk(target, previous.changed, cap, &mut room, stop)?;
         if adder.sums.plain.is_empty() {
             return Some(Partial { changed, sums: adder.sums, bytes: 0 });
         }
         adder = Adder::new(wanted);
     }
-    for step in target.walk(Seq::default()) {
-        step.iter().for_each(|body| adder.add(body.attributes(), cap, &mut room));
-        if stop.is_cancelled() {
-            return None;
-        }
-    }
+    adder.walk(target, Seq::default(), cap, &mut room, stop)?;
     Some(Partial { changed, sums: adder.sums, bytes: space.saturating_sub(room.0) })
 }
 
@@ -190,6 +180,26 @@ impl<'a> Adder<'a> {
             }
         }
         Self { wanted, sums, tape: Tape::default(), found: Vec::new(), scratch: Vec::new(), tuple: String::new() }
+    }
+
+    /// Adds the rows that changed after `since`. Returns `None` when `stop` was cancelled on the way.
+    fn walk(
+        &mut self,
+        target: &Target,
+        since: Seq,
+        cap: usize,
+        room: &mut Room,
+        stop: &CancellationToken,
+    ) -> Option<()> {
+        for step in target.walk(since) {
+            for body in &step {
+                self.add(body.attributes(), cap, room);
+            }
+            if stop.is_cancelled() {
+                return None;
+            }
+        }
+        Some(())
     }
 
     /// Adds the attributes of a row.

@@ -301,8 +301,8 @@ async fn the_task_refreshes_by_itself_until_it_is_told_to_stop() {
     let shown = |sum: u32| stage.page() == format!(r#"series{{series="n"}} {sum}"#);
     let mut until = async |sum: u32| {
         while !shown(sum) {
-            let step = tokio::time::timeout(Duration::from_millis(100), &mut run);
-            assert!(step.await.is_err(), "it ended by itself");
+            let pause = tokio::time::timeout(Duration::from_millis(100), &mut run);
+            assert!(pause.await.is_err(), "it ended by itself");
         }
     };
     let start = Instant::now();
@@ -331,7 +331,9 @@ proptest! {
             put(&targets[*target], &format!("u{index}"), &json!({"l": label, "n": number}));
             *sums.entry(label).or_default() += number;
         }
-        targets.iter().for_each(|target| target.sweep(|_| true, 1));
+        for target in &targets {
+            target.sweep(|_| true, 1);
+        }
         stage.refresh();
         let capped = sums.len().saturating_sub(cap);
         let kept = sums.iter().take(cap).map(|(label, sum)| format!("labeled_series{{series=\"m\",l=\"{label}\"}} {sum}"));

@@ -48,8 +48,8 @@ impl Iterator for Walk<'_> {
         let mut inner = self.target.table.inner.lock();
         self.target.slot(&mut inner)?;
         let number = self.target.number;
-        let least = RowId::first(number);
-        let first = self.last.as_ref().map_or(Bound::Included(&least), Bound::Excluded);
+        let lowest = RowId::first(number);
+        let first = self.last.as_ref().map_or(Bound::Included(&lowest), Bound::Excluded);
         let rows = inner.rows.range((first, Bound::Unbounded)).take_while(|(id, _)| id.target == number).take(STEP);
         let (mut bodies, mut last) = (Vec::new(), None);
         for (id, entry) in rows {
