@@ -46,3 +46,5 @@ mod samples;
 mod sinks;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod troubleshooting;
