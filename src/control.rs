@@ -11,6 +11,7 @@ mod connection_test;
 mod errand;
 mod family;
 mod inventory;
+mod measure;
 mod overview;
 mod preview;
 mod probe;
@@ -49,6 +50,7 @@ use crate::store::Store;
 use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
 use errand::{Errand, Errands};
 use family::SinkShelves;
+use measure::Measures;
 pub use overview::Overview;
 use probe::Probes;
 use secrets::Secrets;
@@ -130,6 +132,7 @@ pub struct Control {
     probes: Probes,
     errands: Errands,
     overview: Arc<Overview>,
+    measures: Arc<Measures>,
     written: HashMap<Subject, Written>,
     /// Objects whose numbers wait for their turn, and when that is.
     deferred: BTreeMap<Subject, Instant>,
@@ -151,11 +154,14 @@ impl Control {
     pub fn new(parts: Parts) -> Self {
         let secrets = Secrets::new(parts.client.clone());
         let overview = Overview::new(parts.store.clone());
+        let measures = Measures::new(parts.metrics.clone(), &parts.config.collection);
+        parts.metrics.read_from(&measures);
         let probes = Probes::new(parts.metrics.clone());
         let errands = Errands::new(parts.client.clone(), parts.metrics.clone());
         Self {
             parts,
             overview,
+            measures,
             shelves: Shelves::default(),
             secrets,
             discovery: Discovery::default(),
@@ -201,6 +207,7 @@ impl Control {
             Ok(())
         });
         tasks.spawn(self.secrets.clone().run(cancel.clone()));
+        tasks.spawn(self.measures.clone().run(cancel.clone()));
         let mut discovery = tokio::time::interval(DISCOVERY);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -487,6 +494,7 @@ impl Control {
     fn forget(&mut self, subject: &Subject) {
         self.written.remove(subject);
         self.deferred.remove(subject);
+        self.measures.remove(subject);
     }
 
     /// Queues the objects whose numbers have moved away from their status.

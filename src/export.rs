@@ -7,7 +7,7 @@
 pub mod document;
 pub mod envelope;
 pub mod file;
-mod json;
+pub(crate) mod json;
 pub mod layout;
 mod yaml;
 

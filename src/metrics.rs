@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use declare::Declare;
 pub use declare::Family;
 pub use labels::{Cached, Controller, Fault, Mapping, Outcome, Reference, Resolution, SinkType, Verb};
-pub use scrape::{Binding, Collected, ProfileSeries, Queue, Reach, Reading, Sizes, Stream};
+pub use scrape::{Binding, Collected, OBJECT_COUNT, ProfileSeries, Queue, Reach, Reading, Sizes, Stream, label_names};
 
 use crate::error::Class;
 
@@ -427,9 +427,14 @@ impl Metrics {
         self.access_cache.with_label_values(&[cached.as_str()]).inc();
     }
 
-    /// Counts label tuples left out of a profile metric.
+    /// Counts label tuples left out of a profile metric; none shows that it can be counted.
     pub fn labeled_series_capped(&self, profile: &str, gvk: &str, series: &str, tuples: u64) {
         self.labeled_series_capped.with_label_values(&[profile, gvk, series]).inc_by(tuples);
+    }
+
+    /// Removes the counter of a profile metric that is not there any more.
+    pub fn forget_labeled_series(&self, profile: &str, gvk: &str, series: &str) {
+        let _ = self.labeled_series_capped.remove_label_values(&[profile, gvk, series]); // never counted is as good
     }
 
     /// Says that another process holds a lease, or nobody.

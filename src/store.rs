@@ -31,7 +31,7 @@ use crate::metrics::{Reading, Sizes};
 use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq};
 
 pub use knowledge::{Coverage, Knowledge, is_mass_deletion};
-pub use table::{Awaited, Counts, Everything, Reader, Table, Target, TargetCounts, Whole};
+pub use table::{Awaited, Counts, Everything, Reader, Table, Target, TargetCounts, Walk, Whole};
 
 /// Why a namespace is in the list of [`Store::drain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

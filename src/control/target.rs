@@ -29,7 +29,6 @@ use crate::error::Class;
 use crate::extract::{AttributeError, Extractor};
 use crate::model::{Family, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
 use crate::store::{Coverage, Store, TargetCounts};
-use crate::validate::not_served::NotServed;
 use crate::validate::{self, NamespaceFilter, SecretContent, ValidatedTarget};
 use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope, Terms};
 
@@ -172,6 +171,8 @@ impl Control {
             let profile = object.spec.as_ref().ok()?.profile_ref.as_str();
             Some((Name::new(profile), interest.target.origin().gvk.clone()))
         });
+        let profile = collects.as_ref().map(|(profile, _)| ObjectKey::new(key.namespace.clone(), profile.clone()));
+        self.measure((Kind::Target, key.clone()), profile, state.interest.iter().map(|interest| &interest.target));
         let class = self.report_target(key, &object, outcome.as_ref().err(), &namespaces, &mut state);
         let suspended = outcome.is_err_and(|refusal| refusal.reason == reasons::SUSPENDED);
         match (collecting, state.interest.is_some()) {
@@ -265,10 +266,6 @@ impl Control {
             Refusal::new(reasons::PROFILE_INVALID, format!("KollectProfile {name:?}: {message}"), Rows::Stay)
         };
         let spec = profile.spec.as_ref().map_err(|error| invalid(error.to_string()))?;
-        served(&validate::not_served::profile(spec)).map_err(|refusal| Refusal {
-            message: format!("KollectProfile {name:?}: {}", refusal.message),
-            ..refusal
-        })?;
         let validated =
             validate::profile(spec, profile.meta.annotations.as_ref()).map_err(|errors| invalid(errors.to_string()))?;
         let filter = filter::filter(target, validated.gvk());
@@ -537,12 +534,6 @@ fn some<'a>(names: impl Iterator<Item = &'a Namespace>) -> String {
 fn in_words(gvk: &Gvk) -> String {
     let group = if gvk.group.is_empty() { "the core group" } else { &gvk.group };
     format!("{} in {group}/{}", gvk.kind, gvk.version)
-}
-
-/// Refuses what this build does not do.
-fn served(unserved: &[NotServed]) -> Result<(), Refusal> {
-    validate::not_served::message(unserved)
-        .map_or(Ok(()), |message| Err(Refusal::new(reasons::NOT_SERVED, message, Rows::Stay)))
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use memchr::memchr2;
 
 /// What a value is, as far as a writer needs to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// An object; its children are keys and values in turn.
     Map,
     /// A list.
@@ -23,8 +23,8 @@ pub(super) enum Kind {
 
 /// One value, or one key.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Node {
-    pub(super) kind: Kind,
+pub(crate) struct Node {
+    pub(crate) kind: Kind,
     /// First byte of the text; of a string the one after the quote.
     start: usize,
     /// End of the text; of a string the closing quote.
@@ -35,14 +35,14 @@ pub(super) struct Node {
 
 /// The values of one text in order of appearance. Kept between texts for its memory.
 #[derive(Debug, Default)]
-pub(super) struct Tape {
+pub(crate) struct Tape {
     nodes: Vec<Node>,
     open: Vec<usize>,
 }
 
 impl Tape {
     /// Reads a text; what was read before is forgotten.
-    pub(super) fn read(&mut self, json: &[u8]) {
+    pub(crate) fn read(&mut self, json: &[u8]) {
         self.nodes.clear();
         self.open.clear();
         let mut at = 0;
@@ -90,7 +90,7 @@ impl Tape {
     }
 
     /// Returns the value at a place; a place outside the text is an empty scalar.
-    pub(super) fn node(&self, index: usize) -> Node {
+    pub(crate) fn node(&self, index: usize) -> Node {
         self.nodes.get(index).copied().unwrap_or(Node { kind: Kind::Plain, start: 0, end: 0, next: index + 1 })
     }
 
@@ -100,7 +100,7 @@ impl Tape {
     }
 
     /// Iterates over the places of the children of a list; of a map, over those of its keys.
-    pub(super) fn children(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
+    pub(crate) fn children(&self, index: usize) -> impl Iterator<Item = usize> + '_ {
         let node = self.node(index);
         let map = node.kind == Kind::Map;
         let step = move |at: usize| if map { self.node(at + 1).next } else { self.node(at).next };
@@ -120,12 +120,12 @@ impl Tape {
 
 impl Node {
     /// Returns the text as it stands, without the quotes of a string.
-    pub(super) fn raw<'a>(&self, json: &'a [u8]) -> &'a [u8] {
+    pub(crate) fn raw<'a>(&self, json: &'a [u8]) -> &'a [u8] {
         json.get(self.start..self.end).unwrap_or_default()
     }
 
     /// Returns what a string says; with escapes it is written into `scratch`.
-    pub(super) fn text<'a>(&self, json: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
+    pub(crate) fn text<'a>(&self, json: &'a [u8], scratch: &'a mut Vec<u8>) -> &'a [u8] {
         let raw = self.raw(json);
         if self.kind != Kind::Escaped {
             return raw;

@@ -119,14 +119,14 @@ pub struct ProfileSeries {
     pub gvk: Gvk,
     /// Name of the series; `object_count`, the number of rows, is there for every profile without being told.
     pub series: Arc<str>,
-    /// Attribute labels, sorted; empty for an unlabelled series.
+    /// Attribute labels, sorted, by names from [`label_names`]; empty for an unlabelled series.
     pub labels: Vec<(Arc<str>, Arc<str>)>,
     /// Its value.
     pub value: f64,
 }
 
 /// The series of a profile's rows.
-const OBJECT_COUNT: &str = "object_count";
+pub const OBJECT_COUNT: &str = "object_count";
 
 /// The queue whose depth has a name of its own, which dashboards of earlier releases read.
 const DISPATCH: &str = "dispatch";
@@ -396,19 +396,30 @@ fn profile_series(page: &mut Page, collected: &Sums<'_>, series: &[ProfileSeries
     page.values(&SERIES, counts.chain(plain.iter().map(|series| (fixed(series), series.value))));
     let metrics = labeled.iter().map(|series| {
         let mut labels = label_pairs(LABELED_SERIES.labels, fixed(series));
-        labels.extend(series.labels.iter().map(|(name, value)| label(&label_name(name), value.to_string())));
+        labels.extend(series.labels.iter().map(|(name, value)| label(name, value.to_string())));
         sample(labels, series.value)
     });
     page.family(&LABELED_SERIES, metrics.collect());
 }
 
-/// Turns the name of an attribute into that of a label: letters, digits and `_`, not starting with a digit.
-fn label_name(attribute: &str) -> String {
-    let mut name: String = attribute.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
-    if name.starts_with(|c: char| c.is_ascii_digit()) {
-        name.insert(0, '_');
+/// Turns names of attributes into names of labels beside each other: letters, digits and `_`, not starting with a digit
+/// or, as Prometheus' own do, with `__`. One that is taken, or that every series has, gets `attribute_` in front.
+pub fn label_names(attributes: &[&str]) -> Vec<Arc<str>> {
+    let mut names: Vec<Arc<str>> = Vec::new();
+    for attribute in attributes {
+        let mut name: String = attribute.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '_' }).collect();
+        if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
+            name.insert(0, '_');
+        }
+        while name.starts_with("__") {
+            name.remove(0);
+        }
+        while LABELED_SERIES.labels.contains(&name.as_str()) || names.iter().any(|taken| **taken == *name) {
+            name.insert_str(0, "attribute_");
+        }
+        names.push(name.into());
     }
-    name
+    names
 }
 
 /// The families of one scrape.

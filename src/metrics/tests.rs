@@ -66,7 +66,7 @@ impl Sizes for Stage {
             profile: Name::new("images"),
             gvk,
             series: "replicas".into(),
-            labels: vec![("app.name".into(), "a\"b".into())],
+            labels: vec![(label_names(&["app.name"]).remove(0), "a\"b".into())],
             value: 2.5,
         });
     }
@@ -88,6 +88,25 @@ fn sizes_are_read_from_the_stages() {
     insta::assert_snapshot!(new.fold(String::new(), |lines, line| lines + line + "\n"));
     drop(stage);
     assert_eq!(page(&metrics), before);
+}
+
+#[test]
+fn attributes_become_labels_that_prometheus_takes_and_that_differ() {
+    let attributes = ["", "1st", "__name__", "app.name", "app_name", "größe", "gvk", "profile", "series", "-"];
+    let names = label_names(&attributes);
+    let expected = [
+        "_",
+        "_1st",
+        "_name__",
+        "app_name",
+        "attribute_app_name",
+        "gr__e",
+        "attribute_gvk",
+        "attribute_profile",
+        "attribute_series",
+        "attribute__",
+    ];
+    assert_eq!(names.iter().map(|name| &**name).collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -3,8 +3,10 @@
 mod document;
 mod reader;
 mod target;
+mod walk;
 
 pub use document::{Awaited, Everything, Whole};
+pub use walk::Walk;
 
 use std::collections::btree_map::Entry as Slotted;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -27,6 +29,13 @@ pub(super) struct RowId {
     uid: Uid,
 }
 
+impl RowId {
+    /// Returns the least of a target.
+    const fn first(target: u32) -> Self {
+        Self { target, uid: Uid::Uuid([0; 16]) }
+    }
+}
+
 /// Everything kept of one row: about 80 bytes and the body.
 #[derive(Debug)]
 struct Entry {
@@ -46,6 +55,8 @@ struct Slot {
     met: Met,
     /// Rows in each namespace.
     rows: BTreeMap<Namespace, usize>,
+    /// The last change of a row.
+    changed: Seq,
     sanitized: usize,
     /// Objects whose extraction fails, with the run that saw them last.
     failing: BTreeMap<Uid, (Namespace, u32)>,
@@ -247,6 +258,7 @@ impl Table {
         let seq = inner.advance();
         if let Some(slot) = inner.slots.get_mut(&id.target) {
             slot.count(&entry.namespace, -1);
+            slot.changed = seq;
             slot.sanitized -= usize::from(entry.sanitized);
             let row =
                 Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace: entry.namespace, body: entry.body };
@@ -291,6 +303,7 @@ impl Slot {
             knowing,
             met: Met::new(Instant::now()),
             rows: BTreeMap::new(),
+            changed: Seq::default(),
             sanitized: 0,
             failing: BTreeMap::new(),
             last_failure: None,
@@ -384,8 +397,7 @@ impl Inner {
     }
 
     fn of_target(&self, number: u32) -> impl Iterator<Item = (&RowId, &Entry)> {
-        let first = RowId { target: number, uid: Uid::Uuid([0; 16]) };
-        self.rows.range(first..).take_while(move |(id, _)| id.target == number)
+        self.rows.range(RowId::first(number)..).take_while(move |(id, _)| id.target == number)
     }
 
     fn row(&self, id: &RowId, entry: &Entry) -> Option<Row> {

@@ -80,6 +80,40 @@ fn a_namespace_without_targets_is_known_to_be_empty() {
     assert!(compare.rows.is_empty() && compare.knowledge.covers(&leftover, &Namespace::new("x")));
 }
 
+#[test]
+fn a_walk_shows_each_row_of_its_target_once_in_steps_of_a_bounded_size() {
+    let (store, target) = store();
+    let other = store.register(origin("others", "Deployment"));
+    other.cover(&covering(&["a"]));
+    assert_eq!((target.changed(), target.is_whole()), (Some(Seq(0)), false));
+    for index in 0..1_300 {
+        put(&target, &format!("u{index}"), "a", "{}", 1);
+    }
+    put(&other, "u0", "a", "{}", 1);
+    let steps: Vec<usize> = target.walk(Seq(0)).map(|step| step.len()).collect();
+    assert_eq!((steps.iter().sum::<usize>(), steps.len()), (1_300, 3));
+
+    // Only what changed since is shown, and a removal is a change that shows nothing.
+    let before = target.changed().unwrap();
+    put(&target, "u7", "a", r#"{"a":1}"#, 1);
+    assert_eq!(target.walk(before).flatten().count(), 1);
+    let before = target.changed().unwrap();
+    target.remove(&Uid::new("u9"));
+    assert!(target.changed().unwrap() > before && target.walk(before).flatten().count() == 0);
+    let before = target.changed();
+    put(&other, "u0", "a", r#"{"a":1}"#, 1);
+    assert_eq!(target.changed(), before);
+
+    for namespace in ["a", "b"] {
+        learn(&target, namespace, 1);
+    }
+    assert!(target.is_whole());
+    let mut walk = target.walk(Seq(0));
+    assert_eq!(walk.next().map(|step| step.len()), Some(512));
+    store.unregister(&team(), &Name::new("deploys"));
+    assert!(walk.next().is_none() && target.changed().is_none() && !target.is_whole());
+}
+
 /// Grace of documents in these tests, and a time at which it is over.
 const GRACE: Duration = Duration::from_mins(10);
 

@@ -9,8 +9,8 @@ use super::FieldPath;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec,
-    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectSnapshotSinkSpec, SnapshotSinkType,
+    DatabaseSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec,
+    KollectSnapshotSinkSpec, SnapshotSinkType,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -33,16 +33,6 @@ impl fmt::Display for NotServed {
 pub fn message(all: &[NotServed]) -> Option<String> {
     let lines: Vec<String> = all.iter().map(NotServed::to_string).collect();
     (!lines.is_empty()).then(|| lines.join("; "))
-}
-
-/// What a profile uses: targets of that profile are Degraded.
-pub fn profile(spec: &KollectProfileSpec) -> Vec<NotServed> {
-    let root = FieldPath::spec();
-    let mut paths = Vec::new();
-    if !spec.metrics.is_empty() {
-        paths.push(root.field("metrics"));
-    }
-    collect(&paths)
 }
 
 /// What an inventory uses: each such reference is Degraded, its siblings go on.
@@ -114,9 +104,7 @@ mod tests {
 
     #[test]
     fn each_field_is_named_in_the_agreed_words() {
-        let gvk = json!({"group": "apps", "version": "v1", "kind": "Deployment"});
         let lines = [
-            said(profile, json!({"targetGVK": gvk, "metrics": [{"name": "a", "path": "a"}]})),
             said(
                 inventory,
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
@@ -133,7 +121,6 @@ mod tests {
             said(event_sink, json!({"type": "nats"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
-        spec.metrics: not in this build
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
         spec.type: not in this build
@@ -147,13 +134,6 @@ mod tests {
 
     #[test]
     fn what_is_served_is_not_mentioned() {
-        assert_eq!(
-            said(
-                profile,
-                json!({"targetGVK": {"version": "v1", "kind": "Secret"}, "attributes": [{"name": "a", "path": "helm:release.status"}], "export": {"mode": "Resource", "prune": {"scrubKeys": ["k"]}}})
-            ),
-            None
-        );
         let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
         assert_eq!(said(inventory, refs), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);

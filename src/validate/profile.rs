@@ -9,6 +9,7 @@ use super::{FieldErrors, FieldPath, Findings};
 use crate::api::v1alpha1::KollectProfileSpec;
 use crate::api::v1alpha1::profile::{Attribute, ExportMode, ProfileExport};
 use crate::expr::{self, Shape};
+use crate::metrics::OBJECT_COUNT;
 use crate::model::Gvk;
 
 pub use consent::{ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, SecretContent};
@@ -205,6 +206,11 @@ fn metrics(findings: &mut Findings, spec: &KollectProfileSpec) {
         if metric.name.trim().is_empty() {
             findings.add(element.field("name"), "is blank; choose the name of the series");
         }
+        if metric.labels.is_empty() && metric.name == OBJECT_COUNT {
+            let message =
+                "is the series of the number of rows, which every profile has; choose another name, or add labels";
+            findings.add(element.field("name"), message);
+        }
         if !known(&metric.path) {
             let message =
                 format!("{:?} is no attribute of this profile; name the attribute that holds the number", metric.path);
@@ -259,7 +265,12 @@ mod tests {
                 {"name": "", "path": "helm:release."},
                 {"name": "m", "path": "helm:release.chart.values.x"},
             ],
-            "metrics": [{"name": "n", "path": "b", "labels": ["a", "c"]}],
+            "metrics": [
+                {"name": "n", "path": "b", "labels": ["a", "c"]},
+                {"name": "object_count", "path": "a"},
+                {"name": "n", "path": "a", "labels": ["a", "m", "", "a", "m", "a"]},
+                {"name": " ", "path": "a"},
+            ],
         }))
         .unwrap_err();
         for expected in [
@@ -272,10 +283,14 @@ mod tests {
             "spec.attributes[3].path: helm release field \"chart.values.x\" is not exportable;",
             "spec.metrics[0].path: \"b\" is no attribute of this profile;",
             "spec.metrics[0].labels[1]: \"c\" is no attribute of this profile;",
+            "spec.metrics[1].name: is the series of the number of rows,",
+            "spec.metrics[2].name: \"n\" is there twice;",
+            "spec.metrics[2].labels: has more than 5 labels;",
+            "spec.metrics[3].name: is blank;",
         ] {
             assert!(message.contains(expected), "{expected}\nis not in\n{message}");
         }
-        assert_eq!(message.matches("; spec.").count(), 8, "{message}");
+        assert_eq!(message.matches("; spec.").count(), 12, "{message}");
     }
 
     #[test]

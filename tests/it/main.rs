@@ -52,3 +52,5 @@ mod scopes;
 mod sinks;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod troubleshooting;

@@ -67,7 +67,6 @@ async fn every_sample_is_accepted_strictly_and_read_by_our_types() {
     let client = &ground.client;
     let profile = Api::<KollectProfile>::namespaced(client.clone(), "demo").get("deployments").await.unwrap();
     validate::profile(&profile.spec, profile.metadata.annotations.as_ref()).unwrap();
-    assert!(validate::not_served::profile(&profile.spec).is_empty());
     let target = Api::<KollectTarget>::namespaced(client.clone(), "demo").get("deployments").await.unwrap();
     validate::target(&target.spec).unwrap();
     assert_eq!(target.spec.watch_mode, WatchMode::All);

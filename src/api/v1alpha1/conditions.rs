@@ -126,6 +126,8 @@ pub mod reasons {
         CLUSTER_CONFLICT = "ClusterConflict";
         /// Degraded, or Synced of one sink: another owner holds a path.
         PATH_CONFLICT = "PathConflict";
+        /// Synced of one sink: a newer instance of this operator writes.
+        FENCED = "Fenced";
         /// Degraded: no cluster target is selected.
         NO_TARGETS = "NoTargets";
         /// Degraded: a selected cluster target is not Ready.

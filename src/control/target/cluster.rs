@@ -173,8 +173,14 @@ impl Control {
             (true, None) if suspended => tracing::info!(target = %key.name, "target suspended"),
             _ => {}
         }
-        let profile = object.spec.as_ref().map(|spec| spec.profile_ref.name.as_str()).unwrap_or_default();
-        let collects = collects.map(|interest| (Name::new(profile), interest.target.origin().gvk.clone()));
+        let profile = object.spec.as_ref().map(|spec| &spec.profile_ref).ok().filter(|_| collects.is_some());
+        let profile = profile.map(|profile| {
+            ObjectKey::new(Namespace::new(profile.namespace.as_str()), Name::new(profile.name.as_str()))
+        });
+        let interests = state.registrations.values().filter_map(|registration| registration.interest.as_ref());
+        let collects = profile.as_ref().zip(collects);
+        let collects = collects.map(|(profile, interest)| (profile.name.clone(), interest.target.origin().gvk.clone()));
+        self.measure((Kind::ClusterTarget, key.clone()), profile, interests.map(|interest| &interest.target));
         let namespaces = state.registrations.keys().cloned().collect();
         self.cluster_targets.insert(key.clone(), state);
         if suspended {

@@ -121,10 +121,11 @@ impl Target {
         };
         inner.account(&row);
         shared.bytes.fetch_add(size::row(&row.uid, &row.body), Ordering::Relaxed);
-        let (namespace, sanitized) = (entry.namespace.clone(), entry.sanitized);
+        let (namespace, sanitized, seq) = (entry.namespace.clone(), entry.sanitized, entry.seq);
         let old = inner.rows.insert(id.clone(), entry);
         if let Some(slot) = inner.slots.get_mut(&self.number) {
             slot.count(&namespace, 1);
+            slot.changed = seq;
             slot.sanitized += usize::from(sanitized);
             if let Some(old) = &old {
                 slot.count(&old.namespace, -1);
@@ -228,7 +229,7 @@ impl Target {
     }
 
     /// Returns the slot, unless the target was removed or replaced by one of another kind meanwhile.
-    fn slot<'a>(&self, inner: &'a mut Inner) -> Option<&'a mut Slot> {
+    pub(super) fn slot<'a>(&self, inner: &'a mut Inner) -> Option<&'a mut Slot> {
         inner.slots.get_mut(&self.number).filter(|slot| Arc::ptr_eq(&slot.origin, &self.origin))
     }
 }

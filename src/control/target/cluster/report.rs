@@ -24,6 +24,8 @@ struct View<'a> {
     counts: &'a TargetCounts,
     problems: &'a BTreeMap<Namespace, Problem>,
     outcome: &'a Result<Places, Refusal>,
+    /// Filters that have no effect.
+    remarks: &'a str,
     fill: Fill,
 }
 
@@ -58,7 +60,8 @@ impl Control {
         let reference = object.spec.as_ref().map(|spec| &spec.profile_ref);
         let profile = reference.map_or(("", ""), |it| (it.name.as_str(), it.namespace.as_str()));
         let fill = Fill::of(&self.parts.store);
-        let view = View { profile, counts: &total, problems: &problems, outcome, fill };
+        let remarks = state.common.remarks.as_str();
+        let view = View { profile, counts: &total, problems: &problems, outcome, remarks, fill };
         let (findings, class) = findings(&view);
         let before: KollectClusterTargetStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
         let names = |list: &[Namespace]| list.iter().map(ToString::to_string).collect::<Vec<_>>();
@@ -164,6 +167,9 @@ fn ready(view: &View<'_>) -> String {
     if counts.sanitized > 0 {
         parts.push(format!("U+0000 replaced by U+FFFD in {} of them", counts.sanitized));
     }
+    if !view.remarks.is_empty() {
+        parts.push(view.remarks.to_owned());
+    }
     parts.join("; ")
 }
 
@@ -201,7 +207,8 @@ mod tests {
         };
         let problems = problems.iter().map(problem).collect();
         let fill = Fill::of(&crate::store::Store::default());
-        let (found, class) = findings(&View { profile: ("p", "platform"), counts, problems: &problems, outcome, fill });
+        let (found, class) =
+            findings(&View { profile: ("p", "platform"), counts, problems: &problems, outcome, remarks: "", fill });
         let line =
             |found: &Finding| format!("{}={}/{}: {}", found.type_, found.status.as_str(), found.reason, found.message);
         (found.iter().map(line).collect(), class)
