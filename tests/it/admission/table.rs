@@ -17,12 +17,14 @@ pub(super) enum Place {
 pub(super) enum Without {
     /// The schema, or one of its rules.
     Schema,
-    /// Nobody; whoever reconciles it complains.
+    /// Nobody; whoever uses it complains.
     Nobody,
+    /// Nobody; the object itself says this in a condition.
+    Condition(&'static str),
 }
 
 use Place::{Limited, Open};
-use Without::{Nobody, Schema};
+use Without::{Condition, Nobody, Schema};
 
 /// One rule.
 pub(super) struct Rule {
@@ -132,18 +134,23 @@ fn inventories() -> Vec<Rule> {
         rule(number, Kind::ClusterInventory, Open, [everywhere.clone(), with(&everywhere, &more)], says, Schema)
     };
     vec![
-        of("V-I1", refs(&many), "20 sinks", Schema),
+        of("V-I1", refs(&many), "at most 20", Schema),
         of("V-I2 slash", refs(&[json!({"name": "a/b"})]), "spec.databaseSinkRefs[0].name", Schema),
         of("V-I2 twice", refs(&[json!({"name": "a"}), json!({"name": "a"})]), "spec.databaseSinkRefs", Schema),
         of("V-I3", refs(&[json!({"name": "a", "namespace": "b"})]), "spec.databaseSinkRefs", Schema),
         of("V-I5", json!({"exportMinInterval": "25h"}), "spec.exportMinInterval", Schema),
         of("V-I6 zero", json!({"maxExportBytes": 0}), "spec.maxExportBytes", Schema),
-        of("V-I6 cap", json!({"maxExportBytes": 9_000_000}), "spec.maxExportBytes: 9000000 is out of range", Nobody),
+        of(
+            "V-I6 cap",
+            json!({"maxExportBytes": 9_000_000}),
+            "spec.maxExportBytes: 9000000 is out of range",
+            Condition("spec.maxExportBytes"),
+        ),
         of(
             "V-I7",
             refs(&[json!({"name": "a", "maxExportBytes": 9_000_000})]),
             "spec.databaseSinkRefs[0].maxExportBytes",
-            Nobody,
+            Condition("spec.databaseSinkRefs[0].maxExportBytes"),
         ),
         cluster("V-I4", refs(&[json!({"name": "a", "namespace": "B"})]), "spec.databaseSinkRefs"),
         cluster("V-I10", json!({"profileRef": {"name": "p"}}), "spec.profileRef.namespace"),
@@ -277,7 +284,12 @@ fn sinks() -> Vec<Rule> {
         git("V-K6", json!({"serialization": {"format": "parquet"}}), "spec.serialization.format", Schema),
         postgres("V-K6 database", json!({"serialization": {"format": "yaml"}}), "spec.serialization.format", Schema),
         postgres("V-K7", json!({"options": {"password": "x"}}), "spec.options", Schema),
-        postgres("V-K7 part", json!({"options": {"myPassWord": "x"}}), "spec.options.myPassWord", Nobody),
+        postgres(
+            "V-K7 part",
+            json!({"options": {"myPassWord": "x"}}),
+            "spec.options.myPassWord",
+            Condition("spec.options.myPassWord"),
+        ),
         git("V-K8", json!({"gitlab": {}}), "spec.gitlab", Schema),
         postgres("V-K8 database", json!({"postgres": null}), "spec.postgres", Schema),
         postgres("V-K9", json!({"layout": {}}), "spec.layout", Schema),
@@ -288,11 +300,26 @@ fn sinks() -> Vec<Rule> {
             Schema,
         ),
         git("V-K11", json!({"git": {"branch": "refs/heads/main"}}), "spec.git.branch", Schema),
-        git("V-K11 part", json!({"git": {"branch": "a/.b"}}), "spec.git.branch", Nobody),
-        git("V-K12", json!({"git": {"auth": {"secretRef": {"name": " "}}}}), "spec.git.auth.secretRef.name", Nobody),
+        git("V-K11 part", json!({"git": {"branch": "a/.b"}}), "spec.git.branch", Condition("spec.git.branch")),
+        git(
+            "V-K12",
+            json!({"git": {"auth": {"secretRef": {"name": " "}}}}),
+            "spec.git.auth.secretRef.name",
+            Condition("spec.git.auth.secretRef.name"),
+        ),
         git("V-K13 scheme", endpoint("file:///srv/x.git"), "spec.endpoint", Schema),
-        git("V-K13 metadata", endpoint("https://169.254.169.254/x.git"), "spec.endpoint: host", Nobody),
-        git("V-K13 private", endpoint("https://10.0.0.1/x.git"), "--allow-private-sinks", Nobody),
+        git(
+            "V-K13 metadata",
+            endpoint("https://169.254.169.254/x.git"),
+            "spec.endpoint: host",
+            Condition("link-local"),
+        ),
+        git(
+            "V-K13 private",
+            endpoint("https://10.0.0.1/x.git"),
+            "--allow-private-sinks",
+            Condition("--allow-private-sinks"),
+        ),
         rule(
             "V-K13 brokers",
             Kind::EventSink,
