@@ -179,10 +179,10 @@ fn judge(review: &Review<'_>, settings: &Settings, around: &Surroundings, to: &m
         Kind::Scope => rules::scope(review.key, &review.spec::<KollectScopeSpec>()?, to),
         Kind::ClusterScope => rules::cluster_scope(review.key, &review.spec::<KollectClusterScopeSpec>()?, to),
         Kind::SnapshotSink => {
-            rules::snapshot_sink(&review.spec::<KollectSnapshotSinkSpec>()?, &settings.guard, around, to);
+            rules::snapshot_sink(&review.spec::<KollectSnapshotSinkSpec>()?, settings.guard, around, to);
         }
         Kind::DatabaseSink => rules::database_sink(&review.spec::<KollectDatabaseSinkSpec>()?, around, to),
-        Kind::EventSink => rules::event_sink(&review.spec::<KollectEventSinkSpec>()?, &settings.guard, around, to),
+        Kind::EventSink => rules::event_sink(&review.spec::<KollectEventSinkSpec>()?, settings.guard, around, to),
         Kind::Inventory => {
             rules::inventory(&review.spec::<KollectInventorySpec>()?, settings.max_export_bytes, around, to);
         }

@@ -128,7 +128,7 @@ pub(super) fn cluster_scope(key: &ObjectKey, spec: &KollectClusterScopeSpec, to:
     let _ = to.take(validate::scope::cluster_scope(key, spec)); // nothing is limited by it yet
 }
 
-pub(super) fn snapshot_sink(spec: &KollectSnapshotSinkSpec, guard: &Guard, around: &Surroundings, to: &mut Findings) {
+pub(super) fn snapshot_sink(spec: &KollectSnapshotSinkSpec, guard: Guard, around: &Surroundings, to: &mut Findings) {
     let remarks = to.take(validate::admitted::snapshot_sink(spec));
     to.warnings.extend(remarks.unwrap_or_default());
     unserved(&not_served::snapshot_sink(spec), to);
@@ -143,7 +143,7 @@ pub(super) fn database_sink(spec: &KollectDatabaseSinkSpec, around: &Surrounding
     sink_interval(&spec.common, around, to);
 }
 
-pub(super) fn event_sink(spec: &KollectEventSinkSpec, guard: &Guard, around: &Surroundings, to: &mut Findings) {
+pub(super) fn event_sink(spec: &KollectEventSinkSpec, guard: Guard, around: &Surroundings, to: &mut Findings) {
     let remarks = to.take(validate::admitted::event_sink(spec));
     to.warnings.extend(remarks.unwrap_or_default());
     unserved(&not_served::event_sink(spec), to);
@@ -151,7 +151,7 @@ pub(super) fn event_sink(spec: &KollectEventSinkSpec, guard: &Guard, around: &Su
     sink_interval(&spec.common, around, to);
 }
 
-fn hosts(named: &[(FieldPath, String)], guard: &Guard, to: &mut Findings) {
+fn hosts(named: &[(FieldPath, String)], guard: Guard, to: &mut Findings) {
     for (path, host) in named {
         to.deny(guard.check_literal(host).map_err(|refusal| format!("{path}: {refusal}; name another host")));
     }

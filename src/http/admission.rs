@@ -137,7 +137,10 @@ pub fn router(reviewer: &Arc<Reviewer>) -> Router {
 
 /// Writes the answer to a review.
 fn verdict(uid: &str, decision: Result<Decision, LookupError>) -> Response {
-    let refuse = |code: u16, reason: &str, message: String| json!({"uid": uid, "allowed": false, "status": {"code": code, "reason": reason, "message": message}});
+    let refuse = |code: u16, reason: &str, message: String| {
+        let status = json!({"code": code, "reason": reason, "message": message});
+        json!({"uid": uid, "allowed": false, "status": status})
+    };
     let response = match decision {
         Ok(Decision::Allowed(warnings)) if warnings.is_empty() => json!({"uid": uid, "allowed": true}),
         Ok(Decision::Allowed(warnings)) => json!({"uid": uid, "allowed": true, "warnings": warnings}),

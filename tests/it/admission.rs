@@ -223,14 +223,8 @@ async fn deletions_pass(stage: &Stage, operators: Vec<Operator>) {
     let inventory = json!({"databaseSinkRefs": [{"name": "nowhere"}]});
     stage.create(Kind::Inventory, Place::Open, "kept", &inventory).await.unwrap();
     let namespace = stage.ground.namespace.as_str();
-    let get = ["-n", namespace, "get", "kinv", "kept", "-o", "jsonpath={.metadata.finalizers}"];
-    wait_for("a finalizer", PATIENCE, || async {
-        let finalizers = stage.kubectl(&get)?;
-        ensure!(finalizers.contains("kollect.dev/inventory-cleanup"), "{finalizers}");
-        Ok(())
-    })
-    .await
-    .unwrap();
+    let held = r#"--patch={"metadata":{"finalizers":["example.com/held"]}}"#;
+    stage.kubectl(&["-n", namespace, "patch", "kinv", "kept", "--type=merge", held]).unwrap();
     for operator in operators {
         operator.kill9().await.unwrap();
     }

@@ -164,19 +164,23 @@ fn inventories() -> Vec<Rule> {
 
 /// What a scope does not allow. Nobody else refuses any of it.
 fn limits() -> Vec<Rule> {
+    [limits_of_targets(), limits_of_intervals_and_sinks()].into_iter().flatten().collect()
+}
+
+fn limits_of_targets() -> Vec<Rule> {
     let deployments = json!([{"gvk": {"group": "apps", "version": "v1", "kind": "Deployment"}}]);
     let pods = json!([{"gvk": {"version": "v1", "kind": "Pod"}}]);
     let selector = json!({"matchLabels": {"team": "a"}});
-    let target = |rules: &Value, included: &str| json!({"profileRef": "nowhere", "resourceRules": rules, "includedNamespaces": [included]});
+    let target = |rules: &Value, included: &str| {
+        let included = [included];
+        json!({"profileRef": "nowhere", "resourceRules": rules, "includedNamespaces": included})
+    };
     let everywhere = |rules: &Value, included: &str, namespace: &str| {
         json!({
             "profileRef": {"name": "p", "namespace": namespace}, "namespaceSelector": selector,
             "resourceRules": rules, "includedNamespaces": [included],
         })
     };
-    let inventory = |interval: &str| json!({"exportMinInterval": "1m", "databaseSinkRefs": [{"name": "pg", "exportMinInterval": interval}]});
-    let rollup = |sink: &str, namespace: &str| json!({"namespaceSelector": selector, "sinkNamespace": namespace, "databaseSinkRefs": [{"name": sink}]});
-    let sink = |interval: &str| json!({"type": "postgres", "exportMinInterval": interval, "postgres": {"databaseRef": {"name": "s"}, "table": "t"}});
     vec![
         rule(
             "V-T6 rules",
@@ -227,6 +231,24 @@ fn limits() -> Vec<Rule> {
             "spec.profileRef.namespace: namespace",
             Nobody,
         ),
+    ]
+}
+
+fn limits_of_intervals_and_sinks() -> Vec<Rule> {
+    let selector = json!({"matchLabels": {"team": "a"}});
+    let inventory = |interval: &str| {
+        let refs = json!([{"name": "pg", "exportMinInterval": interval}]);
+        json!({"exportMinInterval": "1m", "databaseSinkRefs": refs})
+    };
+    let rollup = |sink: &str, namespace: &str| {
+        let refs = json!([{ "name": sink }]);
+        json!({"namespaceSelector": selector, "sinkNamespace": namespace, "databaseSinkRefs": refs})
+    };
+    let sink = |interval: &str| {
+        let postgres = json!({"databaseRef": {"name": "s"}, "table": "t"});
+        json!({"type": "postgres", "exportMinInterval": interval, "postgres": postgres})
+    };
+    vec![
         rule(
             "V-I8",
             Kind::Inventory,
