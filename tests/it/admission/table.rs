@@ -142,7 +142,7 @@ fn inventories() -> Vec<Rule> {
         of("V-I6 zero", json!({"maxExportBytes": 0}), "spec.maxExportBytes", Schema),
         of(
             "V-I6 cap",
-            json!({"maxExportBytes": 9_000_000}),
+            json!({"maxExportBytes": 9_000_000, "databaseSinkRefs": [{"name": "pg"}]}),
             "spec.maxExportBytes: 9000000 is out of range",
             Condition("spec.maxExportBytes"),
         ),
