@@ -60,6 +60,35 @@ pub struct Servers {
     pub metrics: Option<MetricsServer>,
     /// `/debug/pprof/`.
     pub pprof: Option<BindAddress>,
+    /// The validating webhooks.
+    pub webhooks: Option<WebhookServer>,
+}
+
+/// The server of the webhooks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookServer {
+    /// Where it listens.
+    pub address: BindAddress,
+    /// Its certificate.
+    pub pair: WebhookPair,
+}
+
+/// Where the certificate of the webhooks comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WebhookPair {
+    /// Somebody else brings it, and tells the API server.
+    Brought(ServingPair),
+    /// The operator makes it.
+    Shared(SharedPair),
+}
+
+/// A pair that the operator makes, shares with its replicas and makes known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SharedPair {
+    /// The Secret that holds it, in the operator's namespace.
+    pub secret: String,
+    /// The `ValidatingWebhookConfiguration` that is told.
+    pub configuration: String,
 }
 
 /// The server of `/metrics`.
@@ -359,6 +388,18 @@ impl Config {
                     }),
                 }),
                 pprof: address(args.pprof_bind_address).filter(|_| args.enable_pprof),
+                webhooks: address(args.webhook_bind_address).filter(|_| args.validating_webhooks_enabled).map(
+                    |address| {
+                        let pair =
+                            serving_pair(&args.webhook_cert_path, &args.webhook_cert_name, &args.webhook_cert_key);
+                        let (secret, configuration) = (args.webhook_secret, args.webhook_configuration);
+                        let pair = match pair {
+                            ServingPair::SelfSigned => WebhookPair::Shared(SharedPair { secret, configuration }),
+                            ServingPair::Files { .. } => WebhookPair::Brought(pair),
+                        };
+                        WebhookServer { address, pair }
+                    },
+                ),
             },
             logging,
             collection: Collection {
@@ -455,11 +496,6 @@ fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
         (args.inventory_http_enabled, "--inventory-http-enabled", remove),
         (args.tenant_mode, "--tenant-mode", remove),
         (args.enable_http2, "--enable-http2", remove),
-        (
-            args.validating_webhooks_enabled == Some(true),
-            "--validating-webhooks-enabled",
-            "set it to false; the same checks run when a resource is reconciled",
-        ),
         (
             !args.watch_namespaces.0.is_empty(),
             "--watch-namespaces",

@@ -1,9 +1,10 @@
-//! Servers of our own: probes and profiles in plain HTTP/1.1, metrics over TLS.
+//! Servers of our own: probes and profiles in plain HTTP/1.1, metrics and webhooks over TLS.
 //!
 //! A server is bound first, so that a wrong address stops the start-up with a message, and serves until its token is
 //! cancelled. Then it takes no more connections and gives those in hand [`DRAIN`] to end. Requests are read for [`HEAD`] at
-//! most, and have no bodies.
+//! most, and only those to the webhooks have bodies.
 
+pub mod admission;
 pub mod auth;
 pub mod health;
 pub mod metrics;
@@ -24,7 +25,6 @@ use tokio_util::sync::CancellationToken;
 
 use self::timely::Timely;
 use crate::config::BindAddress;
-use crate::metrics::Metrics;
 use tls::{Places, Serving, TlsError};
 
 /// How long requests in hand may take after the end was called.
@@ -87,10 +87,10 @@ impl Server {
         Ok(Self { listener, address: local, router, tls: None })
     }
 
-    /// Speaks TLS with this pair and nothing else; `metrics` show how many connections are open.
+    /// Speaks TLS with this pair and nothing else, on so many connections.
     #[must_use]
-    pub fn over_tls(self, serving: Serving, metrics: &Metrics) -> Self {
-        Self { tls: Some((serving, Places::new(metrics))), ..self }
+    pub fn over_tls(self, serving: Serving, places: Arc<Places>) -> Self {
+        Self { tls: Some((serving, places)), ..self }
     }
 
     /// Returns the address in use: with port 0 asked for, the port that was found.

@@ -42,6 +42,7 @@ pub mod sinks;
 pub mod deliver;
 
 // Our own objects to all of the above, and back.
+pub mod admission;
 pub mod control;
 pub mod lease;
 pub mod status;

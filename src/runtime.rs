@@ -26,13 +26,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use self::allocator::Allocator;
-use crate::config::{ApiAccess, Config, MetricsServer, Mirrors, Permission, Servers};
+use crate::admission;
+use crate::config::{ApiAccess, Config, MetricsServer, Mirrors, Permission, ServingPair, WebhookPair, WebhookServer};
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
+use crate::http::admission::Reviewer;
+use crate::http::admission::certificate::Keeper;
 use crate::http::auth::Gate;
 use crate::http::health::Readiness;
-use crate::http::tls::Serving;
+use crate::http::tls::{Places, Serving};
 use crate::http::{self, HttpError, Server};
 use crate::lease::{self, Candidate};
 use crate::metrics::Metrics;
@@ -55,6 +58,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The flag that says where metrics are served.
 const METRICS_FLAG: &str = "metrics-bind-address";
+
+/// The flag that says where the webhooks are served.
+const WEBHOOK_FLAG: &str = "webhook-bind-address";
 
 /// Where the lease is when nothing names a namespace.
 const HOME: &str = "kollect-system";
@@ -91,7 +97,7 @@ pub async fn run(config: Config, metrics: Arc<Metrics>, stop: CancellationToken)
     let serving = CancellationToken::new();
     let cluster = connect(&config.api).await?;
     metrics.api_server(&cluster.host);
-    let mut servers = serve(&config.servers, &cluster.client, &metrics, &readiness, &serving).await?;
+    let mut servers = serve(&config, &cluster, &metrics, &readiness, &serving).await?;
     readiness.ready();
     let working = stop.child_token();
     let verdict = {
@@ -171,10 +177,7 @@ async fn work(
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
     let watch = WatchSet::new(client.clone(), store.clone(), &metrics, settings, &stop);
-    let guard = Guard {
-        allow_private: config.network.private_sinks == Permission::Allowed,
-        allow_loopback: config.network.loopback_sinks == Permission::Allowed,
-    };
+    let guard = guard(&config);
     let Mirrors { configured, cache, temporary } = config.delivery.git.mirrors.clone();
     let mirrors = MirrorPlaces { configured, cache, temporary };
     let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
@@ -243,6 +246,13 @@ async fn work(
     }
     registry.close().await;
     verdict
+}
+
+fn guard(config: &Config) -> Guard {
+    Guard {
+        allow_private: config.network.private_sinks == Permission::Allowed,
+        allow_loopback: config.network.loopback_sinks == Permission::Allowed,
+    }
 }
 
 fn settings(config: &Config, server_minor: u32) -> Settings {
@@ -330,12 +340,13 @@ async fn ask(client: &kube::Client) -> Result<(String, u32), kube::Error> {
 
 /// Starts the servers that have an address.
 async fn serve(
-    servers: &Servers,
-    client: &kube::Client,
+    config: &Config,
+    cluster: &Cluster,
     metrics: &Arc<Metrics>,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> Result<JoinSet<Result<(), HttpError>>, RuntimeError> {
+    let servers = &config.servers;
     let mut tasks = JoinSet::new();
     let mut start = |flag: &str, server: Server| {
         info!(flag, address = %server.address(), "listening");
@@ -346,7 +357,18 @@ async fn serve(
         start(flag, Server::bind(flag, address, http::health::router(readiness.clone())).await?);
     }
     if let Some(wanted) = &servers.metrics {
-        start(METRICS_FLAG, metrics_server(wanted, client, metrics).await?);
+        start(METRICS_FLAG, metrics_server(wanted, &cluster.client, metrics).await?);
+    }
+    if let Some(wanted) = &servers.webhooks {
+        let (server, keeper) = webhook_server(wanted, config, cluster, metrics, readiness).await?;
+        start(WEBHOOK_FLAG, server);
+        if let Some(keeper) = keeper {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                keeper.run(stop).await;
+                Ok(())
+            });
+        }
     }
     if let Some(address) = &servers.pprof {
         let server = Server::bind("pprof-bind-address", address, http::pprof::router(stop.clone())).await?;
@@ -370,7 +392,41 @@ async fn metrics_server(
     let serving = Serving::load(pair).await.map_err(|source| HttpError::Certificate { flag, source })?;
     let gate = Gate::new(client.clone(), http::metrics::PATH, metrics.clone());
     let server = Server::bind(METRICS_FLAG, address, http::metrics::guarded(metrics.clone(), gate)).await?;
-    Ok(server.over_tls(serving, metrics))
+    Ok(server.over_tls(serving, Places::of_metrics(metrics)))
+}
+
+/// Makes the server of the webhooks, and who looks after its pair where nobody else does.
+async fn webhook_server(
+    wanted: &WebhookServer,
+    config: &Config,
+    cluster: &Cluster,
+    metrics: &Arc<Metrics>,
+    readiness: &Readiness,
+) -> Result<(Server, Option<Keeper>), HttpError> {
+    let flag = "webhook-cert-path";
+    let pair = match &wanted.pair {
+        WebhookPair::Brought(pair) => pair,
+        // Until the shared one is there.
+        WebhookPair::Shared(_) => &ServingPair::SelfSigned,
+    };
+    let serving = Serving::load(pair).await.map_err(|source| HttpError::Certificate { flag, source })?;
+    let keeper = match &wanted.pair {
+        WebhookPair::Brought(_) => None,
+        WebhookPair::Shared(shared) => {
+            readiness.awaits_certificate();
+            let (client, exchange) = (cluster.client.clone(), serving.exchange());
+            let (shared, readiness) = (shared.clone(), readiness.clone());
+            Some(Keeper::new(client, &cluster.namespace, shared, exchange, readiness, metrics.clone()))
+        }
+    };
+    let settings = admission::Settings {
+        max_export_bytes: config.delivery.max_export_bytes.get(),
+        guard: guard(config),
+        cluster_kinds: Permission::Allowed,
+    };
+    let reviewer = Reviewer::new(cluster.client.clone(), settings, metrics.clone());
+    let server = Server::bind(WEBHOOK_FLAG, &wanted.address, http::admission::router(&reviewer)).await?;
+    Ok((server.over_tls(serving, Places::of_webhooks(metrics)), keeper))
 }
 
 fn flatten(ended: Result<Result<(), HttpError>, JoinError>) -> Result<(), RuntimeError> {

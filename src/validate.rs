@@ -6,14 +6,16 @@
 //! first; they are repeated here as far as an object that breaks them could not be used, since an object may be older
 //! than its schema.
 //!
-//! What needs other objects or the network is left to those who have them, and so are the paths of a profile, which are
-//! compiled where they are used. What is valid and not in this build is told by [`not_served`].
+//! What needs other objects or the network is left to those who have them. What is valid and not in this build is told by
+//! [`not_served`]. What only admission says, of kinds of sinks that have no function of their own and of settings that are
+//! legal and seldom meant, is in [`admitted`].
 
 use std::fmt;
 
 use crate::api::v1alpha1::Duration;
 use crate::error::{Class, Classify};
 
+pub mod admitted;
 mod cluster_target;
 mod connection_test;
 mod endpoint;
@@ -83,20 +85,35 @@ pub struct FieldError {
     pub message: String,
 }
 
+/// When a mistake is held against an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Stage {
+    /// As it is written: admission refuses it.
+    Written,
+    /// As it is used: admission warns, and the condition of the object says it. Manifests may leave open what is filled in
+    /// later, such as the endpoint of a sink.
+    Used,
+}
+
 /// Everything that is wrong with one spec; never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FieldErrors(Vec<FieldError>);
+pub struct FieldErrors(Vec<(Stage, FieldError)>);
 
 impl FieldErrors {
     /// Returns the single errors, in the order of the fields.
     pub fn iter(&self) -> impl Iterator<Item = &FieldError> {
-        self.0.iter()
+        self.0.iter().map(|(_, error)| error)
+    }
+
+    /// Returns those that are held against the object at this stage.
+    pub fn of(&self, stage: Stage) -> impl Iterator<Item = &FieldError> {
+        self.0.iter().filter(move |(of, _)| *of == stage).map(|(_, error)| error)
     }
 }
 
 impl fmt::Display for FieldErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, error) in self.0.iter().enumerate() {
+        for (index, error) in self.iter().enumerate() {
             if index > 0 {
                 f.write_str("; ")?;
             }
@@ -117,11 +134,16 @@ impl Classify for FieldErrors {
 
 /// Collects what is wrong while a spec is read.
 #[derive(Debug, Default)]
-struct Findings(Vec<FieldError>);
+struct Findings(Vec<(Stage, FieldError)>);
 
 impl Findings {
     fn add(&mut self, path: FieldPath, message: impl Into<String>) {
-        self.0.push(FieldError { path, message: message.into() });
+        self.0.push((Stage::Written, FieldError { path, message: message.into() }));
+    }
+
+    /// Adds what stops the object from working and not from being written.
+    fn add_for_use(&mut self, path: FieldPath, message: impl Into<String>) {
+        self.0.push((Stage::Used, FieldError { path, message: message.into() }));
     }
 
     /// Returns the value when nothing is wrong.

@@ -85,7 +85,9 @@ async fn until_signal(config: Config) -> anyhow::Result<ExitCode> {
 /// Says once what runs and what is out of the ordinary.
 fn announce(config: &Config) {
     info!(version = version::VERSION, commit = version::COMMIT, "Starting manager");
-    info!("Validating webhooks disabled");
+    if config.servers.webhooks.is_none() {
+        info!("Validating webhooks disabled");
+    }
     if config.network.loopback_sinks == Permission::Allowed {
         warn!("--allow-loopback-sinks lets sinks reach what listens inside this pod; it is meant for tests");
     }

@@ -71,11 +71,14 @@ pub struct ManagerArgs {
     /// How long a decision of the read API's authentication is kept; 0 is not at all
     #[arg(long, default_value = "30s", value_parser = parse_duration, allow_hyphen_values = true, value_name = "DURATION", help_heading = "Servers")]
     pub inventory_auth_cache_ttl: Duration,
-    /// Serve validating webhooks. Not in this build: unset or `false` runs without them, the same checks run when a
-    /// resource is reconciled
-    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, value_name = "BOOL", help_heading = "Admission")]
-    pub validating_webhooks_enabled: Option<bool>,
-    /// Directory of the serving pair of the webhooks
+    /// Serve the validating webhooks. `false` runs without them: the same checks run when a resource is reconciled
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "true", value_name = "BOOL", help_heading = "Admission")]
+    pub validating_webhooks_enabled: bool,
+    /// Address of the webhooks, for example `:9443` (all interfaces)
+    #[arg(long, default_value = ":9443", value_name = "ADDRESS", help_heading = "Admission")]
+    pub webhook_bind_address: Bind,
+    /// Directory of the serving pair of the webhooks, read again when it changes. Empty: the operator makes a pair, shares
+    /// it in `--webhook-secret` and tells the API server by `--webhook-configuration`
     #[arg(long, default_value = "", value_name = "DIRECTORY", help_heading = "Admission")]
     pub webhook_cert_path: String,
     /// File name of the certificate in `--webhook-cert-path`
@@ -84,6 +87,17 @@ pub struct ManagerArgs {
     /// File name of the key in `--webhook-cert-path`
     #[arg(long, default_value = "tls.key", value_name = "NAME", help_heading = "Admission")]
     pub webhook_cert_key: String,
+    /// Secret of the operator's namespace that holds the pair which the operator made
+    #[arg(long, default_value = "webhook-server-cert", value_name = "NAME", help_heading = "Admission")]
+    pub webhook_secret: String,
+    /// `ValidatingWebhookConfiguration` that is told the authority of that pair
+    #[arg(
+        long,
+        default_value = "kollect-validating-webhook-configuration",
+        value_name = "NAME",
+        help_heading = "Admission"
+    )]
+    pub webhook_configuration: String,
     /// Run as one of several replicas of which one is active
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "false", value_name = "BOOL", help_heading = "High availability")]
     pub leader_elect: bool,

@@ -110,7 +110,6 @@ fn what_is_not_served_is_named_with_the_fix() {
         ("--inventory-http-enabled", "true", "false"),
         ("--tenant-mode", "true", "false"),
         ("--enable-http2", "true", "false"),
-        ("--validating-webhooks-enabled", "true", "false"),
         ("--watch-namespaces", "a", ""),
         ("--reconcile-rate-limit", "1s", "0"),
         ("--kube-api-qps", "20", "0"),
@@ -133,6 +132,23 @@ fn metrics_are_secure_unless_told_otherwise() {
     let named = metrics(&["--metrics-cert-path=/c", "--metrics-cert-name=a.pem", "--metrics-cert-key=b.pem"]);
     assert_eq!(named.unwrap().secure, Some(files("/c/a.pem", "/c/b.pem")));
     assert_eq!(config(&["--metrics-bind-address=0", "--metrics-secure=true"]).unwrap().servers.metrics, None);
+}
+
+#[test]
+fn webhooks_are_served_with_a_pair_of_our_own_unless_told_otherwise() {
+    let webhooks = |flags: &[&str]| config(flags).unwrap().servers.webhooks;
+    let served = webhooks(&[]).unwrap();
+    assert_eq!(served.address.to_string(), ":9443");
+    let shared = |secret: &str, configuration: &str| {
+        WebhookPair::Shared(SharedPair { secret: secret.to_owned(), configuration: configuration.to_owned() })
+    };
+    assert_eq!(served.pair, shared("webhook-server-cert", "kollect-validating-webhook-configuration"));
+    assert_eq!(webhooks(&["--webhook-secret=s", "--webhook-configuration=c"]).unwrap().pair, shared("s", "c"));
+    let files = ServingPair::Files { certificate: "/c/tls.crt".into(), key: "/c/k.pem".into() };
+    let brought = webhooks(&["--webhook-cert-path=/c", "--webhook-cert-key=k.pem"]).unwrap();
+    assert_eq!(brought.pair, WebhookPair::Brought(files));
+    assert_eq!(webhooks(&["--validating-webhooks-enabled=false"]), None);
+    assert_eq!(webhooks(&["--webhook-bind-address=0"]), None);
 }
 
 #[test]

@@ -58,6 +58,10 @@ async fn liveness_is_a_ping_and_readiness_follows_its_handle() {
         assert!(server.get(path).await.starts_with("HTTP/1.1 503"), "{path}");
         readiness.ready();
         assert!(server.get(path).await.ends_with("\r\n\r\nok"), "{path}");
+        readiness.awaits_certificate();
+        assert!(server.get(path).await.contains("the webhooks have no certificate"), "{path}");
+        readiness.certificate_loaded();
+        assert!(server.get(path).await.ends_with("\r\n\r\nok"), "{path}");
     }
     assert!(server.get("/").await.starts_with("HTTP/1.1 404"));
     server.stop().await;

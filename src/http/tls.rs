@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -43,8 +43,11 @@ const RENEWAL: Duration = Duration::from_secs(5);
 const HANDSHAKE: Duration = Duration::from_secs(5);
 /// Handshakes at the same time; one more ends the oldest of them.
 const HANDSHAKES: usize = 32;
-/// Open connections; one more is closed at once.
+/// Open connections to the metrics; one more is closed at once.
 const CONNECTIONS: usize = 64;
+/// Open connections to the webhooks, more than an API server holds: it opens one for each request in hand, and one that is
+/// closed refuses somebody's change.
+const WEBHOOK_CONNECTIONS: usize = 256;
 /// A connection on which nothing moves for so long is closed: longer than the usual time between two scrapes.
 const IDLE: Duration = Duration::from_mins(2);
 
@@ -93,6 +96,24 @@ pub struct Serving {
     files: Option<Files>,
 }
 
+/// Puts another pair in the place of the one that a server uses.
+#[derive(Debug, Clone)]
+pub struct Exchange(Arc<Current>);
+
+impl Exchange {
+    /// Takes a pair of PEM texts for the next handshake on; tells whether it is another one.
+    ///
+    /// # Errors
+    /// What is wrong with it; the former one stays in use.
+    pub fn put(&self, certificate: &[u8], key: &[u8]) -> Result<bool, TlsError> {
+        let place = Path::new("the Secret");
+        let pair = key_pair(certificate, key, place, place)?;
+        let other = pair.cert != self.0.0.read().cert;
+        *self.0.0.write() = Arc::new(pair);
+        Ok(other)
+    }
+}
+
 /// The pair that the next handshake uses.
 #[derive(Debug)]
 struct Current(RwLock<Arc<CertifiedKey>>);
@@ -124,6 +145,11 @@ impl Serving {
         Ok(Self { current, config: Arc::new(config), files })
     }
 
+    /// Returns the way to exchange the pair of a server that does not read it from files.
+    pub fn exchange(&self) -> Exchange {
+        Exchange(self.current.clone())
+    }
+
     /// Returns a listener that shakes hands before it hands a connection on.
     pub(super) fn listen(&self, tcp: TcpListener, places: &Places) -> TlsListener {
         TlsListener {
@@ -131,7 +157,7 @@ impl Serving {
             acceptor: TlsAcceptor::from(self.config.clone()),
             handshakes: JoinSet::new(),
             begun: VecDeque::new(),
-            places: places.0.clone(),
+            places: places.free.clone(),
         }
     }
 
@@ -180,17 +206,22 @@ struct Files {
 impl Files {
     async fn load(&self) -> Result<CertifiedKey, TlsError> {
         let (certificate, key) = (read(&self.certificate).await?, read(&self.key).await?);
-        let wrong = |what| {
-            let path = if what == CERTIFICATE { &self.certificate } else { &self.key };
-            move |source| TlsError::Pem { path: path.clone(), what, source }
-        };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&certificate)
-            .collect::<Result<_, _>>()
-            .and_then(|chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
-            .map_err(wrong(CERTIFICATE))?;
-        let key = PrivateKeyDer::from_pem_slice(&key).map_err(wrong(KEY))?;
-        CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(TlsError::Pair)
+        key_pair(&certificate, &key, &self.certificate, &self.key)
     }
+}
+
+/// Reads a pair from PEM texts; the places are for what is said of it.
+fn key_pair(certificate: &[u8], key: &[u8], of_certificate: &Path, of_key: &Path) -> Result<CertifiedKey, TlsError> {
+    let wrong = |what| {
+        let path = if what == CERTIFICATE { of_certificate } else { of_key };
+        move |source| TlsError::Pem { path: path.to_owned(), what, source }
+    };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(certificate)
+        .collect::<Result<_, _>>()
+        .and_then(|chain: Vec<_>| if chain.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(chain) })
+        .map_err(wrong(CERTIFICATE))?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(wrong(KEY))?;
+    CertifiedKey::from_der(chain, key, &ring::default_provider()).map_err(TlsError::Pair)
 }
 
 const CERTIFICATE: &str = "certificate";
@@ -208,11 +239,25 @@ fn self_signed() -> Result<CertifiedKey, TlsError> {
 
 /// The connections that a server may have open.
 #[derive(Debug)]
-pub(super) struct Places(Arc<Semaphore>);
+pub struct Places {
+    queue: &'static str,
+    limit: usize,
+    free: Arc<Semaphore>,
+}
 
 impl Places {
-    pub(super) fn new(metrics: &Metrics) -> Arc<Self> {
-        let places = Arc::new(Self(Arc::new(Semaphore::new(CONNECTIONS))));
+    /// Those of the metrics; `metrics` show how many are taken.
+    pub fn of_metrics(metrics: &Metrics) -> Arc<Self> {
+        Self::new("metrics_connections", CONNECTIONS, metrics)
+    }
+
+    /// Those of the webhooks; `metrics` show how many are taken.
+    pub fn of_webhooks(metrics: &Metrics) -> Arc<Self> {
+        Self::new("webhook_connections", WEBHOOK_CONNECTIONS, metrics)
+    }
+
+    fn new(queue: &'static str, limit: usize, metrics: &Metrics) -> Arc<Self> {
+        let places = Arc::new(Self { queue, limit, free: Arc::new(Semaphore::new(limit)) });
         metrics.read_from(&places);
         places
     }
@@ -220,9 +265,9 @@ impl Places {
 
 impl Sizes for Places {
     fn read(&self, reading: &mut Reading) {
-        let taken = CONNECTIONS - self.0.available_permits();
-        let (depth, limit) = (taken as u64, CONNECTIONS as u64);
-        reading.queues.push(Queue { name: "metrics_connections", depth, limit, bytes: None });
+        let taken = self.limit - self.free.available_permits();
+        let (depth, limit) = (taken as u64, self.limit as u64);
+        reading.queues.push(Queue { name: self.queue, depth, limit, bytes: None });
     }
 }
 

@@ -76,6 +76,18 @@ impl Chart {
     }
 }
 
+/// Writes a program for `--post-renderer` that lets an API server without nodes reach the webhooks of a rendered chart: each
+/// Service becomes the address of a process on this machine. Returns its path.
+pub fn webhooks_by_url(dir: &Path, port: u16) -> Result<PathBuf> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = dir.join("webhooks-by-url");
+    let by =
+        format!(r#"s|service: {{name: [^,]*, namespace: [^,]*, path: \([^}}]*\)}}|url: "https://127.0.0.1:{port}\1"|"#);
+    std::fs::write(&path, format!("#!/bin/sh\nexec sed '{by}'\n"))?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(path)
+}
+
 /// Rendered objects, in the order in which they came.
 #[derive(Debug, Clone)]
 pub struct Objects(pub Vec<Value>);

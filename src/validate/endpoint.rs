@@ -73,6 +73,19 @@ pub(super) fn repository(endpoint: &str) -> Result<Repository<'_>, String> {
     Ok(Repository { transport, plain, branch, user_info })
 }
 
+/// Returns the host of an address of any kind, without port and brackets; nothing where the text names none. Made to be
+/// compared with what is forbidden, so it is generous about the form.
+pub(super) fn host(address: &str) -> Option<&str> {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let place = authority.rsplit_once('@').map_or(authority, |(_, place)| place);
+    let host = match place.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => place.split(':').next().unwrap_or_default(),
+    };
+    Some(host).filter(|host| !host.is_empty())
+}
+
 /// Says what is wrong with the name of a branch; nothing when it is a short name that git takes.
 pub(super) fn wrong_branch(name: &str) -> Option<&'static str> {
     let first = name.chars().next().is_some_and(|c| c.is_ascii_alphanumeric());
@@ -131,6 +144,22 @@ mod tests {
         ] {
             let message = repository(endpoint).unwrap_err();
             assert!(message.starts_with(want), "{endpoint}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_host_is_found_in_every_form_of_an_address() {
+        for (address, want) in [
+            ("https://git.example.com/x", Some("git.example.com")),
+            ("ssh://bot:word@[2001:db8::1]:2222/x", Some("2001:db8::1")),
+            ("git@git.example.com:team/x.git", Some("git.example.com")),
+            ("nats://10.0.0.1:4222?tls=1", Some("10.0.0.1")),
+            ("kafka-0.example.com:9092", Some("kafka-0.example.com")),
+            ("localhost", Some("localhost")),
+            ("https:///x", None),
+            ("", None),
+        ] {
+            assert_eq!(host(address), want, "{address}");
         }
     }
 

@@ -147,7 +147,7 @@ fn timeout(text: &str) -> Result<std::time::Duration, DurationError> {
 
 fn identifier(findings: &mut Findings, path: FieldPath, name: &str) {
     if name.trim().is_empty() {
-        findings.add(path, "is blank; write the name of a table or schema");
+        findings.add_for_use(path, "is blank; write the name of a table or schema");
     } else if name.len() > MAX_IDENTIFIER_BYTES {
         let message =
             format!("has {} bytes; PostgreSQL cuts names after {MAX_IDENTIFIER_BYTES}, shorten it", name.len());
@@ -164,7 +164,7 @@ pub(super) fn common(findings: &mut Findings, common: &SinkCommon) {
         findings.interval(root.field("exportMinInterval"), interval);
     }
     if common.tls.as_ref().is_some_and(|tls| tls.ca_bundle.is_some() && tls.ca_secret_ref.is_some()) {
-        findings.add(root.field("tls"), "has both caBundle and caSecretRef; remove one of them");
+        findings.add_for_use(root.field("tls"), "has both caBundle and caSecretRef; remove one of them");
     }
     for key in common.options.keys() {
         let lower = key.to_lowercase();

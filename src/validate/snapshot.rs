@@ -174,7 +174,7 @@ fn address(findings: &mut Findings, spec: &KollectSnapshotSinkSpec) -> Address {
     };
     if endpoint.is_empty() {
         let message = "is missing; write the address of the repository, such as https://git.example.com/team/x.git";
-        findings.add(path, message);
+        findings.add_for_use(path, message);
         return address;
     }
     let repository = match endpoint::repository(&endpoint) {
@@ -186,7 +186,7 @@ fn address(findings: &mut Findings, spec: &KollectSnapshotSinkSpec) -> Address {
     };
     address.transport = repository.transport;
     if spec.type_ == SnapshotSinkType::Gitlab && repository.transport == Transport::Ssh {
-        findings.add(path.clone(), "is not for type gitlab; write https://, or use type git for SSH");
+        findings.add_for_use(path.clone(), "is not for type gitlab; write https://, or use type git for SSH");
     }
     if let Some(branch) = repository.branch {
         if let Some(wrong) = endpoint::wrong_branch(branch) {
@@ -212,10 +212,10 @@ fn login(findings: &mut Findings, spec: &KollectSnapshotSinkSpec, transport: Tra
     let path = FieldPath::spec().field("git").field("auth");
     match (transport, named) {
         (Transport::Ssh, Some(GitAuthType::Token)) => {
-            findings.add(path.field("type"), "token does not fit an ssh endpoint; remove it or write ssh");
+            findings.add_for_use(path.field("type"), "token does not fit an ssh endpoint; remove it or write ssh");
         }
         (Transport::Http, Some(GitAuthType::Ssh)) => {
-            findings.add(path.field("type"), "ssh does not fit an http endpoint; remove it or write token");
+            findings.add_for_use(path.field("type"), "ssh does not fit an http endpoint; remove it or write token");
         }
         _ => {}
     }
@@ -223,7 +223,7 @@ fn login(findings: &mut Findings, spec: &KollectSnapshotSinkSpec, transport: Tra
     let secret = spec.common.secret_ref.is_some() || own;
     if transport == Transport::Ssh && !secret && spec.type_ == SnapshotSinkType::Git {
         let message = "is missing; an ssh endpoint needs a Secret with the keys ssh-privatekey and known_hosts";
-        findings.add(FieldPath::spec().field("secretRef"), message);
+        findings.add_for_use(FieldPath::spec().field("secretRef"), message);
     }
 }
 

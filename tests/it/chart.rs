@@ -13,6 +13,7 @@ mod pod;
 mod rights;
 mod server;
 mod values;
+mod webhooks;
 
 use std::fmt::Debug;
 
@@ -27,7 +28,7 @@ type Claim = (&'static str, fn(&Chart) -> Result<()>);
 
 /// All claims.
 fn claims() -> impl Iterator<Item = Claim> {
-    [args::CLAIMS, pod::CLAIMS, rights::CLAIMS, monitoring::CLAIMS, network::CLAIMS, values::CLAIMS]
+    [args::CLAIMS, pod::CLAIMS, rights::CLAIMS, monitoring::CLAIMS, network::CLAIMS, values::CLAIMS, webhooks::CLAIMS]
         .into_iter()
         .flatten()
         .copied()

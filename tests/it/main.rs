@@ -5,6 +5,8 @@
 
 // Each module says `cfg(test)`, though all of this is a test, for that is how clippy knows that it may `unwrap`.
 #[cfg(test)]
+mod admission;
+#[cfg(test)]
 mod chart;
 #[cfg(test)]
 mod cluster_kinds;

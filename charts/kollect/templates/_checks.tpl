@@ -1,8 +1,8 @@
 {{/* What could only end in an operator that does not start, or in a value without effect, ends here, by name. */}}
 {{- define "kollect.checks" -}}
 {{- $v := .Values -}}
-{{- if $v.webhooks.enabled -}}
-{{- fail "webhooks.enabled: this release serves no webhook; leave it false, the same checks run when a resource is reconciled" -}}
+{{- if and $v.webhooks.certManager.create $v.webhooks.caBundle -}}
+{{- fail "webhooks.caBundle: cert-manager brings its own authority; leave it empty, or set webhooks.certManager.create to false" -}}
 {{- end -}}
 {{- if $v.featureGates.inventoryHttp.enabled -}}
 {{- fail "featureGates.inventoryHttp.enabled: this release serves no read API; leave it false" -}}

@@ -18,6 +18,14 @@
 {{- include "kollect.fullname" . | trunc 44 | trimSuffix "-" }}-controller-manager
 {{- end -}}
 
+{{- define "kollect.webhookService" -}}
+{{- include "kollect.fullname" . | trunc 47 | trimSuffix "-" }}-webhook-service
+{{- end -}}
+
+{{- define "kollect.webhookConfiguration" -}}
+{{- include "kollect.fullname" . }}-validating-webhook-configuration
+{{- end -}}
+
 {{- define "kollect.serviceAccount" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "kollect.manager" .) .Values.serviceAccount.name -}}

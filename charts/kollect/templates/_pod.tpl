@@ -11,6 +11,21 @@
 {{- if and (include "kollect.metrics" .) .Values.metrics.secure }}on{{ end -}}
 {{- end -}}
 
+{{/* Empty is off. A team cannot register webhooks, which are of the whole cluster. */}}
+{{- define "kollect.webhooks" -}}
+{{- if and .Values.webhooks.enabled (not .Values.tenantMode) }}on{{ end -}}
+{{- end -}}
+
+{{/* The operator makes the pair of the webhooks itself. */}}
+{{- define "kollect.ownCertificate" -}}
+{{- if and (include "kollect.webhooks" .) (not .Values.webhooks.certManager.create) (not .Values.webhooks.caBundle) }}yes{{ end -}}
+{{- end -}}
+
+{{/* Somebody else makes it, and it is mounted. */}}
+{{- define "kollect.webhookVolume" -}}
+{{- if and (include "kollect.webhooks" .) (not (include "kollect.ownCertificate" .)) }}yes{{ end -}}
+{{- end -}}
+
 {{/* The namespaces that the operator watches in tenant mode, or is told to watch. */}}
 {{- define "kollect.watchNamespaces" -}}
 {{- if and .Values.tenantMode (not .Values.watchNamespaces) -}}
@@ -85,7 +100,14 @@ dispatchQueueSize: {{ int64 $queue }}
 - --enable-pprof
 - --pprof-bind-address={{ .Values.pprof.bindAddress }}
 {{- end }}
-- --validating-webhooks-enabled=false
+- --validating-webhooks-enabled={{ if include "kollect.webhooks" . }}true{{ else }}false{{ end }}
+{{- if include "kollect.webhookVolume" . }}
+- --webhook-cert-path=/tmp/k8s-webhook-server/serving-certs
+{{- end }}
+{{- if include "kollect.ownCertificate" . }}
+- --webhook-secret={{ .Values.webhooks.certManager.secretName }}
+- --webhook-configuration={{ include "kollect.webhookConfiguration" . }}
+{{- end }}
 {{- if .Values.tenantMode }}
 - --tenant-mode
 {{- end }}

@@ -27,7 +27,10 @@ async fn start(serving: Serving) -> Running {
     let address = BindAddress { host: "127.0.0.1".to_owned(), port: 0 };
     let router = Router::new().route("/", get(|| async { "page" }));
     let metrics = Metrics::new("dev", "unknown");
-    let server = Server::bind("metrics-bind-address", &address, router).await.unwrap().over_tls(serving, &metrics);
+    let server = Server::bind("metrics-bind-address", &address, router)
+        .await
+        .unwrap()
+        .over_tls(serving, Places::of_metrics(&metrics));
     let (address, stop) = (server.address(), CancellationToken::new());
     Running { address, metrics, stop: stop.clone(), task: tokio::spawn(server.serve(stop)) }
 }
@@ -155,6 +158,23 @@ async fn a_pair_that_cannot_be_used_stops_the_start() {
     let directory = Directory::new("missing");
     let error = Serving::load(&directory.pair()).await.unwrap_err();
     assert_eq!(error.to_string(), format!("failed to read {}", directory.0.join("tls.crt").display()));
+}
+
+#[tokio::test]
+async fn a_pair_that_somebody_brings_serves_from_the_next_handshake_on() {
+    let serving = Serving::load(&ServingPair::SelfSigned).await.unwrap();
+    let (exchange, first) = (serving.exchange(), certificate(&serving));
+    let server = start(serving).await;
+    assert!(page(server.connect(&first).await.unwrap()).await.ends_with("page"));
+    let made = rcgen::generate_simple_self_signed(OWN_NAMES.map(str::to_owned)).unwrap();
+    let (pem, key) = (made.cert.pem(), made.signing_key.serialize_pem());
+    assert!(exchange.put(pem.as_bytes(), key.as_bytes()).unwrap());
+    assert!(!exchange.put(pem.as_bytes(), key.as_bytes()).unwrap(), "the same once more");
+    let error = exchange.put(b"nonsense", key.as_bytes()).unwrap_err();
+    assert_eq!(error.to_string(), "the Secret holds no certificate as PEM");
+    assert!(server.connect(&first).await.is_err());
+    assert!(page(server.connect(made.cert.der()).await.unwrap()).await.ends_with("page"));
+    server.stop().await;
 }
 
 #[tokio::test]

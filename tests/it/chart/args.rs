@@ -10,14 +10,14 @@ pub(super) const CLAIMS: &[Claim] = &[
     ("every flag that depends on a value has its place", all_flags),
     ("private sinks are permitted only when asked for", private_sinks),
     ("timings of the lease are passed on, and only with an election", timings),
-    ("no webhook is started, and no certificate named for it", webhooks),
+    ("webhooks are served with the certificate that somebody makes, and with no other", webhooks),
     ("in tenant mode the flag is there, and the namespaces", tenant_mode),
     ("`collect` counts before `controller` and before the profile", dispatch),
     ("metrics that are off have no address", metrics_off),
     ("a flag of the user comes last and as it is", extra_flags),
 ];
 
-const DEFAULT: [&str; 11] = [
+const DEFAULT: [&str; 13] = [
     "--leader-elect",
     "--health-probe-bind-address=:8081",
     "--metrics-bind-address=:8443",
@@ -28,7 +28,9 @@ const DEFAULT: [&str; 11] = [
     "--collect-dispatch-queue-size=512",
     "--informer-resync-period=12h",
     "--collect-metrics-sample-interval=30s",
-    "--validating-webhooks-enabled=false",
+    "--validating-webhooks-enabled=true",
+    "--webhook-secret=webhook-server-cert",
+    "--webhook-configuration=kollect-validating-webhook-configuration",
 ];
 
 fn default_flags(chart: &Chart) -> Result<()> {
@@ -56,7 +58,9 @@ fn all_flags(chart: &Chart) -> Result<()> {
         "--target-count-resync=2m",
         "--enable-pprof",
         "--pprof-bind-address=:6060",
-        "--validating-webhooks-enabled=false",
+        "--validating-webhooks-enabled=true",
+        "--webhook-secret=webhook-server-cert",
+        "--webhook-configuration=inventory-validating-webhook-configuration",
         "--allow-private-sinks",
         "--watch-namespaces=team-a,team-b",
         "--default-included-namespaces=team-a",
@@ -99,23 +103,29 @@ fn timings(chart: &Chart) -> Result<()> {
 }
 
 fn webhooks(chart: &Chart) -> Result<()> {
-    let args = set(chart, &[])?.args()?;
-    ensure!(args.contains(&"--validating-webhooks-enabled=false".to_owned()), "{args:?}");
-    ensure!(!args.iter().any(|arg| arg.contains("webhook-cert")), "{args:?}");
-    let rendered = chart.render(&[])?;
-    ensure!(
-        !rendered.contains("ValidatingWebhookConfiguration") && !rendered.contains("9443"),
-        "a webhook is rendered"
-    );
+    let flags = |values: &[&str]| -> Result<Vec<String>> {
+        Ok(set(chart, values)?.args()?.into_iter().filter(|arg| arg.contains("webhook")).collect())
+    };
+    let (on, off) = ("--validating-webhooks-enabled=true", "--validating-webhooks-enabled=false");
+    let ours = "--webhook-configuration=kollect-validating-webhook-configuration";
+    same(flags(&["webhooks.certManager.secretName=pair"])?, [on, "--webhook-secret=pair", ours])?;
+    let path = "--webhook-cert-path=/tmp/k8s-webhook-server/serving-certs";
+    for brought in ["webhooks.certManager.create=true", "webhooks.caBundle=pem"] {
+        same(flags(&[brought])?, [on, path])?;
+    }
+    for without in ["webhooks.enabled=false", "tenantMode=true"] {
+        same(flags(&[without])?, [off])?;
+    }
     Ok(())
 }
 
 fn tenant_mode(chart: &Chart) -> Result<()> {
     ensure!(!set(chart, &[])?.args()?.iter().any(|arg| arg.contains("tenant")), "by default");
     let (added, _) = difference(chart, &["tenantMode=true"])?;
-    same(added, ["--tenant-mode".to_owned(), format!("--watch-namespaces={NAMESPACE}")])?;
+    let off = "--validating-webhooks-enabled=false".to_owned();
+    same(added, [off.clone(), "--tenant-mode".to_owned(), format!("--watch-namespaces={NAMESPACE}")])?;
     let (added, _) = difference(chart, &["tenantMode=true", "watchNamespaces={team-a,team-b}"])?;
-    same(added, ["--tenant-mode", "--watch-namespaces=team-a,team-b"])
+    same(added, [off.as_str(), "--tenant-mode", "--watch-namespaces=team-a,team-b"])
 }
 
 fn dispatch(chart: &Chart) -> Result<()> {

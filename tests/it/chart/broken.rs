@@ -23,6 +23,7 @@ const MONITOR: &str = "templates/servicemonitor.yaml";
 const CHECKS: &str = "templates/_checks.tpl";
 const NOTES: &str = "templates/NOTES.txt";
 const POLICY: &str = "templates/networkpolicy.yaml";
+const WEBHOOKS: &str = "templates/webhooks.yaml";
 const SCHEMA: &str = "values.schema.json";
 
 const BREAKS: &[Break] = &[
@@ -39,7 +40,17 @@ const BREAKS: &[Break] = &[
         "timings",
     ),
     (POD, "--leader-elect-retry-period=", "--leader-elect-renew-deadline=", "timings"),
-    (POD, "--validating-webhooks-enabled=false", "--validating-webhooks-enabled=true", "no webhook"),
+    (POD, "(not .Values.webhooks.caBundle)) }}yes", "true) }}yes", "webhooks are served"),
+    (POD, "and .Values.webhooks.enabled (not .Values.tenantMode)", ".Values.webhooks.enabled", "webhooks are served"),
+    (WEBHOOKS, "operations: [CREATE, UPDATE]", "operations: [CREATE, UPDATE, DELETE]", "every kind has its webhook"),
+    (WEBHOOKS, "!has(object.metadata.deletionTimestamp)", "true", "every kind has its webhook"),
+    (WEBHOOKS, "cert-manager.io/inject-ca-from", "cert-manager.io/inject", "the certificate of the webhooks"),
+    (
+        WEBHOOKS,
+        "resourceNames: [{{ .Values.webhooks.certManager.secretName }}]\n",
+        "",
+        "the certificate of the webhooks",
+    ),
     (POD, "- --tenant-mode\n", "", "in tenant mode the flag"),
     (POD, "(not .Values.watchNamespaces)", "false", "in tenant mode the flag"),
     (POD, ".dispatchWorkers }}{{ $workers = . }}", ".dispatchWorkers }}", "`collect` counts"),
@@ -202,12 +213,12 @@ const BREAKS: &[Break] = &[
         "a value of a wrong type",
     ),
     (SCHEMA, "{\"enum\": [\"get\", \"list\", \"watch\"]}", "{}", "a value of a wrong type"),
-    (CHECKS, "if $v.webhooks.enabled", "if false", "what is not served"),
     (CHECKS, "fail \"featureGates.inventoryHttp.enabled:", "fail \"", "what is not served"),
     (CHECKS, "if $v.oauth2Proxy.enabled", "if false", "what is not served"),
     (CHECKS, "or $v.ui.enabled $v.ui.ingress.enabled", "$v.ui.ingress.enabled", "what is not served"),
     (CHECKS, "(list \"\" \"0\" \"0s\")", "(list \"\" \"0\" \"5s\")", "what is not served"),
     (CHECKS, "(not $v.leaderElection.enabled)", "false", "values that cannot work"),
+    (CHECKS, "and $v.webhooks.certManager.create $v.webhooks.caBundle", "false", "values that cannot work"),
     (CHECKS, "(include \"kollect.singleVolume\" .)", "false", "values that cannot work"),
     (NOTES, "not (has $key $known)", "false", "what has no effect"),
     (NOTES, "(not .Values.metrics.readerRole.extraSubjects)", "", "what has no effect"),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use kollect::lab::Operator;
-use kollect::lab::helm::{NAMESPACE, Objects};
+use kollect::lab::helm::{NAMESPACE, Objects, webhooks_by_url};
 use kollect::lab::load::Load;
 use kollect::lab::operator::Metrics;
 use kollect::lab::process;
@@ -43,13 +43,20 @@ impl Cluster {
     /// Returns a reader of the pages, with what is different here: the database, and where this machine has free ports.
     fn reader(&self) -> Reader<'_> {
         let mut reader = Reader::new(&self.ground).unwrap();
-        let (metrics, probes) = (process::free_port().unwrap(), process::free_port().unwrap());
+        let [metrics, probes, webhooks] = [(); 3].map(|()| process::free_port().unwrap());
+        let by_url = webhooks_by_url(self.ground.lab().dir(), webhooks).unwrap();
+        let by_url = format!("--post-renderer {}", by_url.display());
         let here = format!(
             "--set allowPrivateSinks=true --set metrics.bindAddress=:{metrics} \
-             --set 'extraArgs={{--allow-loopback-sinks,--zap-devel=false,--health-probe-bind-address=:{probes}}}'"
+             --set 'extraArgs={{--allow-loopback-sinks,--zap-devel=false,--health-probe-bind-address=:{probes},\
+             --webhook-bind-address=:{webhooks}}}' {by_url}"
         );
         let dsn = "postgres://kollect:…@db.example.com:5432/inventory?sslmode=verify-full";
-        reader.instead = vec![("--set allowPrivateSinks=true".to_owned(), here), (dsn.to_owned(), self.ground.dsn())];
+        reader.instead = vec![
+            ("--set allowPrivateSinks=true".to_owned(), here),
+            ("--reset-then-reuse-values".to_owned(), format!("--reset-then-reuse-values {by_url}")),
+            (dsn.to_owned(), self.ground.dsn()),
+        ];
         reader
     }
 

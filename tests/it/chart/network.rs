@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Claim, same, set, with_file};
 
 pub(super) const CLAIMS: &[Claim] = &[
-    ("the policy lets in scrapes and probes, and out what is named", policy),
+    ("the policy lets in scrapes, probes and reviews, and out what is named", policy),
     ("there is no policy by default", no_policy),
     ("replicas are kept only where there are several", budget),
 ];
@@ -31,6 +31,7 @@ fn policy(chart: &Chart) -> Result<()> {
                 "from": [{"namespaceSelector": {"matchLabels": {"metrics": "enabled"}}}],
                 "ports": [port(8443, "TCP")],
             },
+            {"ports": [port(9443, "TCP")]},
         ]),
     )?;
     same(
@@ -51,7 +52,7 @@ fn policy(chart: &Chart) -> Result<()> {
     };
     let moved = ingress(&["networkPolicy.enabled=true", "metrics.bindAddress=:9100"])?;
     same(&moved[1]["ports"][0]["port"], 9100)?;
-    let off = ingress(&["networkPolicy.enabled=true", "metrics.enabled=false"])?;
+    let off = ingress(&["networkPolicy.enabled=true", "metrics.enabled=false", "webhooks.enabled=false"])?;
     same(off.as_array().map(Vec::len), Some(1))
 }
 

@@ -159,11 +159,17 @@ fn ports(chart: &Chart) -> Result<()> {
             {"name": "metrics", "port": metrics, "targetPort": "metrics"},
         ])
     };
-    let container = |metrics: u16| json!([{"name": "health", "containerPort": 8081}, {"name": "metrics", "containerPort": metrics}]);
+    let container = |metrics: u16| {
+        json!([
+            {"name": "health", "containerPort": 8081},
+            {"name": "metrics", "containerPort": metrics},
+            {"name": "webhook-server", "containerPort": 9443},
+        ])
+    };
     same(ports(&[])?, (container(8443), service(8443)))?;
     same(ports(&["metrics.bindAddress=0.0.0.0:9100"])?, (container(9100), service(9100)))?;
     let (of_container, of_service) = ports(&["metrics.enabled=false"])?;
-    same((of_container.as_array().map(Vec::len), of_service.as_array().map(Vec::len)), (Some(1), Some(1)))?;
+    same((of_container.as_array().map(Vec::len), of_service.as_array().map(Vec::len)), (Some(2), Some(1)))?;
     let (of_container, of_service) = ports(&["pprof.enabled=true"])?;
     same(&of_container[2], &json!({"name": "pprof", "containerPort": 6060}))?;
     same(of_service, service(8443))

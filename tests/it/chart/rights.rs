@@ -11,7 +11,10 @@ use crate::support::repository_file;
 
 pub(super) const CLAIMS: &[Claim] = &[
     ("the roles are those of config/rbac", as_in_config),
-    ("nothing but our own kinds, Events, the lease and reviews can be written, and nothing by a wildcard", least),
+    (
+        "nothing but our own kinds, Events, the lease, reviews and the certificate can be written, and nothing by a wildcard",
+        least,
+    ),
     ("without RBAC there is no role and no binding", off),
     ("in tenant mode nothing is cluster-scoped", tenant),
     ("a tenant may do nothing that the platform may not", tenant_is_less),
@@ -86,7 +89,11 @@ fn least(chart: &Chart) -> Result<()> {
                 let written = match group.as_str() {
                     "kollect.dev" => !resource.contains("scope") && !resource.contains("profile"),
                     "coordination.k8s.io" => resource == "leases",
+                    "" if resource == "secrets" => name == "webhook-server-cert" && verb == "update",
                     "" => resource == "events" && matches!(verb.as_str(), "create" | "patch"),
+                    "admissionregistration.k8s.io" => {
+                        name == "kollect-validating-webhook-configuration" && verb == "patch"
+                    }
                     "authentication.k8s.io" => resource == "tokenreviews" && verb == "create",
                     "authorization.k8s.io" => resource == "subjectaccessreviews" && verb == "create",
                     _ => false,

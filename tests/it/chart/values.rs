@@ -54,13 +54,7 @@ fn schema(chart: &Chart) -> Result<()> {
 }
 
 fn not_served(chart: &Chart) -> Result<()> {
-    for value in [
-        "webhooks.enabled",
-        "featureGates.inventoryHttp.enabled",
-        "oauth2Proxy.enabled",
-        "ui.enabled",
-        "ui.ingress.enabled",
-    ] {
+    for value in ["featureGates.inventoryHttp.enabled", "oauth2Proxy.enabled", "ui.enabled", "ui.ingress.enabled"] {
         let said = refusal(chart, &[&format!("{value}=true")])?;
         ensure!(said.contains(value), "{value}: {said}");
     }
@@ -72,6 +66,8 @@ fn not_served(chart: &Chart) -> Result<()> {
 fn contradictions(chart: &Chart) -> Result<()> {
     let said = refusal(chart, &["replicaCount=2", "leaderElection.enabled=false"])?;
     ensure!(said.contains("replicaCount: "), "{said}");
+    let said = refusal(chart, &["webhooks.certManager.create=true", "webhooks.caBundle=pem"])?;
+    ensure!(said.contains("webhooks.caBundle: "), "{said}");
     let said = refusal(chart, &["replicaCount=2", "gitMirror.enabled=true"])?;
     ensure!(said.contains("gitMirror.accessMode: "), "{said}");
     Ok(())
@@ -103,9 +99,10 @@ fn warnings(chart: &Chart) -> Result<()> {
     let team = notes(chart, &["tenantMode=true", "watchNamespaces={team-a,team-b}"])?;
     ensure!(team.contains("--all --namespace team-a\n") && team.contains("--all --namespace team-b\n"), "{team}");
     ensure!(!team.contains("all-namespaces"), "{team}");
+    ensure!(team.contains("In tenant mode there are no webhooks") && !default.contains("In tenant mode"), "{team}");
     let monitor = "metrics.serviceMonitor.enabled=true";
     let reader = "metrics.readerRole.extraSubjects[0].kind=ServiceAccount,metrics.readerRole.extraSubjects[0].name=p";
-    let cases: [(&[&str], &str, bool); 10] = [
+    let cases: [(&[&str], &str, bool); 12] = [
         (&["colect.dispatchWorkers=8"], "\"colect\"", true),
         (&["collect.dispatchWorkers=8", "global.a=b"], "\"", false),
         (&["createNamespace=true"], "--create-namespace", true),
@@ -114,6 +111,8 @@ fn warnings(chart: &Chart) -> Result<()> {
         (&[monitor, reader], "metrics.readerRole.extraSubjects", false),
         (&[monitor, "metrics.secure=false"], "metrics.readerRole.extraSubjects", false),
         (&[monitor, "metrics.enabled=false"], "metrics are off", true),
+        (&["rbac.create=false"], "webhooks.enabled=false", true),
+        (&["rbac.create=false", "webhooks.enabled=false"], "webhooks.enabled=false", false),
         (&["tenantMode=true"], "metrics.authReviews.create", true),
         (&["tenantMode=true", "metrics.authReviews.create=true"], "metrics.authReviews.create", false),
     ];
