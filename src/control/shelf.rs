@@ -41,7 +41,7 @@ pub(super) struct SpecError {
 impl SpecError {
     fn of<D: DeserializeOwned>(error: &serde_path_to_error::Error<serde_json::Error>, spec: &Value) -> Self {
         let known = error.path().to_string();
-        let path = if known != "." { Some(known) } else { culprit::<D>(spec) };
+        let path = if known == "." { culprit::<D>(spec) } else { Some(known) };
         let path = path.map_or_else(|| "spec".to_owned(), |path| format!("spec.{path}"));
         Self { path, message: error.inner().to_string() }
     }
@@ -268,7 +268,7 @@ mod tests {
     use super::*;
     use crate::api::v1alpha1::{KollectClusterScopeSpec, KollectTargetSpec};
 
-    fn said<S: DeserializeOwned>(spec: Value) -> String {
+    fn said<S: DeserializeOwned>(spec: &Value) -> String {
         let object = json!({"apiVersion": "v1", "kind": "K", "metadata": {"name": "a"}, "spec": spec});
         let (_, object) = Object::<S>::read::<S>(serde_json::from_value(object).unwrap());
         object.spec.err().unwrap().to_string()
@@ -276,12 +276,12 @@ mod tests {
 
     #[test]
     fn a_spec_that_cannot_be_read_names_the_field() {
-        let target = said::<KollectTargetSpec>(json!({"profileRef": "p", "names": [1]}));
+        let target = said::<KollectTargetSpec>(&json!({"profileRef": "p", "names": [1]}));
         assert!(target.starts_with("spec.names[0]: invalid type: integer `1`"), "{target}");
         // These fields are read through a flattened struct.
-        let scope = said::<KollectClusterScopeSpec>(json!({"deniedNamespaces": ["a"], "minExportInterval": "soon"}));
+        let scope = said::<KollectClusterScopeSpec>(&json!({"deniedNamespaces": ["a"], "minExportInterval": "soon"}));
         assert!(scope.starts_with("spec.minExportInterval: invalid duration \"soon\""), "{scope}");
-        let two = said::<KollectClusterScopeSpec>(json!({"deniedNamespaces": 1, "minExportInterval": "soon"}));
+        let two = said::<KollectClusterScopeSpec>(&json!({"deniedNamespaces": 1, "minExportInterval": "soon"}));
         assert!(two.starts_with("spec: invalid type"), "{two}");
     }
 }

@@ -328,9 +328,9 @@ fn same_kind(one: &Gvk, other: &Gvk) -> bool {
 }
 
 /// Names the first few and counts the rest.
-fn few(names: &[&Namespace]) -> String {
-    let named: Vec<&str> = names.iter().take(NAMED).map(|name| name.as_str()).collect();
-    let more = match names.len().saturating_sub(NAMED) {
+fn few(all: &[&Namespace]) -> String {
+    let named: Vec<&str> = all.iter().take(NAMED).map(|name| name.as_str()).collect();
+    let more = match all.len().saturating_sub(NAMED) {
         0 => String::new(),
         rest => format!(" and {rest} more"),
     };

@@ -431,13 +431,14 @@ mod tests {
                 ..KollectInventoryStatus::default()
             }
         };
-        let clamped = of(Some("raised from 0s to 1m0s, spec.minExportInterval of S"), 7);
-        let note = "; interval raised from 0s to 1m0s, spec.minExportInterval of S";
+        let why = "raised from 0s to 1m0s, spec.minExportInterval of S";
+        let clamped = of(Some(why), 7);
+        let note = format!("; interval {why}");
         assert_eq!(clamped.conditions[0].message, format!("exported 7 item(s) across 1 sink(s){note}"));
         let of_sink = &clamped.sink_exports[0].conditions[0].message;
         assert_eq!(*of_sink, format!("7 row(s), all changes are in the sink{note}"));
         assert_ne!(substance(&clamped, &[]), substance(&of(None, 7), &[]));
-        assert_eq!(substance(&clamped, &[]), substance(&of(Some(&note["; interval ".len()..]), 8), &[]));
+        assert_eq!(substance(&clamped, &[]), substance(&of(Some(why), 8), &[]));
     }
 
     #[test]
