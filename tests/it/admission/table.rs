@@ -68,6 +68,9 @@ fn profiles() -> Vec<Rule> {
     let pod = json!({"targetGVK": {"version": "v1", "kind": "Pod"}});
     let profile = |more: Value| with(&pod, &more);
     let path = |path: &str| profile(json!({"attributes": [{"name": "a", "path": path}]}));
+    let secret = |more: Value| with(&json!({"targetGVK": {"version": "v1", "kind": "Secret"}}), &more);
+    let data = json!({"name": "a", "path": "{['data'].user}"});
+    let config = json!({"name": "a", "path": "helm:release.config.db"});
     let good = path("{.spec.nodeName}");
     let metric = |metric: Value| with(&good, &json!({ "metrics": [metric] }));
     let of = |number, bad: Value, says, without| {
@@ -85,6 +88,9 @@ fn profiles() -> Vec<Rule> {
         of("V-P3 CEL", path("cel:object.metadata."), "spec.attributes[0].path", Nobody),
         of("V-P4", path("object.spec.replicas"), "cel:", Schema),
         of("V-P5", path("helm:release.manifest"), "not exportable", Schema),
+        of("V-P6", secret(json!({"attributes": [data]})), "allow-secret-extraction", Nobody),
+        of("V-P7", secret(json!({"attributes": [config]})), "allow-secret-extraction", Nobody),
+        of("V-P11", secret(json!({"export": {"mode": "Resource"}})), "allow-full-resource-export", Nobody),
         of("V-P8", profile(json!({"export": {}})), "spec.attributes", Schema),
         of("V-P9", with(&good, &json!({"export": {"mode": "Resource", "as": "a"}})), "spec.export.as", Schema),
         of(
@@ -104,6 +110,8 @@ fn targets() -> Vec<Rule> {
         let good = target(json!({"includedNamespaces": ["a"], "watchMode": "OptIn"}));
         rule(number, Kind::Target, Open, [good, bad], says, without)
     };
+    let rules = |one: Value| target(json!({ "resourceRules": [one] }));
+    let pod = json!({"version": "v1", "kind": "Pod"});
     let selector = json!({"matchLabels": {"team": "a"}});
     let everywhere = json!({"profileRef": {"name": "p", "namespace": "platform"}, "namespaceSelector": selector});
     let cluster = |number, more: Value, says| {
@@ -112,6 +120,8 @@ fn targets() -> Vec<Rule> {
     vec![
         of("V-T1", json!({"profileRef": "other/p"}), "spec.profileRef", Schema),
         of("V-T2", target(json!({"excludedNamespaces": ["a", "a"]})), "spec.excludedNamespaces[1]", Schema),
+        of("V-T3", rules(json!({"gvk": {"version": " ", "kind": "Pod"}})), "spec.resourceRules[0].gvk.version", Nobody),
+        of("V-T4", rules(json!({"gvk": pod, "matchPolicy": "object."})), "spec.resourceRules[0].matchPolicy", Nobody),
         of("V-T5", target(json!({"watchMode": "Some"})), "spec.watchMode", Schema),
         cluster("V-T2 cluster", json!({"includedNamespaces": ["a", "a"]}), "spec.includedNamespaces[1]"),
         cluster("V-T10 name", json!({"profileRef": {"name": "a/b", "namespace": "n"}}), "spec.profileRef.name"),
@@ -367,7 +377,7 @@ fn scopes_and_tests() -> Vec<Rule> {
         scope("V-S1", Kind::Scope, blank.clone(), "spec.allowedGVKs[0].version", Nobody),
         scope("V-S1 cluster", Kind::ClusterScope, blank, "spec.allowedGVKs[0].version", Nobody),
         scope("V-S2", Kind::Scope, json!({"deniedNamespaces": ["a", "a"]}), "spec.deniedNamespaces[1]", Schema),
-        scope("V-S2 blank", Kind::Scope, json!({"databaseSinkRefs": [" "]}), "spec.databaseSinkRefs[0]", Nobody),
+        scope("V-S2 blank", Kind::Scope, json!({"databaseSinkRefs": [" "]}), "spec.databaseSinkRefs[0]", Schema),
         scope("V-S3", Kind::Scope, json!({"minExportInterval": "25h"}), "spec.minExportInterval", Schema),
         probe("V-C1 none", json!({}), "exactly one"),
         probe("V-C1 two", json!({"databaseSinkRef": "a", "eventSinkRef": "b"}), "exactly one"),
