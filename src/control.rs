@@ -305,7 +305,7 @@ impl Control {
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterScope => {
-                self.queue_all_targets();
+                self.queue_cluster_targets(|_, _| true);
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterInventory => {

@@ -212,7 +212,8 @@ impl Control {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
         };
-        let effective = limits.effective(key, spec, &matched)?;
+        limits.allow(key, spec, &matched)?;
+        let effective = matched.clone();
         Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } })
     }
 

@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::{ScopeLimits, rules};
 
-/// Limits on all targets, of namespaces and of the cluster, and on cluster inventories.
+/// Limits on all cluster targets and cluster inventories.
 ///
-/// A target of a kind that is not allowed is Degraded and loses its rows; namespaces that are not allowed are left out of
-/// every target. The lists of sinks hold for cluster inventories. Without a cluster scope there are no limits. Of several
-/// the one whose name sorts first holds.
+/// A cluster target of a kind that is not allowed is Degraded and loses its rows; namespaces that are not allowed are left
+/// out of every cluster target. The lists of sinks hold for cluster inventories. Without a cluster scope there are no
+/// limits. Of several the one whose name sorts first holds.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[kube(

@@ -40,7 +40,7 @@ pub struct ScopeLimits {
     pub allowed_gvks: Vec<GroupVersionKind>,
     /// Namespaces that may be collected from, for example `[team-a]`, at most 4096. A target that selects any other is
     /// Degraded by a `KollectScope`, and its rows are removed; a `KollectClusterScope` leaves the others out of every
-    /// target. When empty or absent, every namespace.
+    /// cluster target. When empty or absent, every namespace.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 4096),

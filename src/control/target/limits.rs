@@ -1,8 +1,7 @@
-//! What the scopes leave of a target.
+//! What the scope of its namespace leaves of a target.
 //!
-//! The KollectScope of its namespace refuses a target that reaches beyond it, as a whole: its rows are removed, here and
-//! in the sinks, since that is what whoever wrote the scope asked for. The KollectClusterScope refuses kinds in the same
-//! way, and takes namespaces away without a word: a platform may say `kube-system` once for everybody.
+//! It refuses a target that reaches beyond it, as a whole: its rows are removed, here and in the sinks, since that is what
+//! whoever wrote the scope asked for. The scope of the cluster is about the kinds of the cluster, and says nothing here.
 
 use std::collections::BTreeMap;
 
@@ -12,14 +11,11 @@ use crate::api::v1alpha1::{KollectProfileSpec, KollectTargetSpec};
 use crate::control::Shelves;
 use crate::model::{Gvk, Namespace, TargetKey};
 use crate::validate::FieldPath;
-use crate::validate::scope::{Ceiling, ClusterCeiling, Denial};
+use crate::validate::scope::{Ceiling, Denial};
 
 /// The limits of one target.
 #[derive(Debug)]
-pub(super) struct Limits {
-    scope: Ceiling,
-    cluster: ClusterCeiling,
-}
+pub(super) struct Limits(Ceiling);
 
 impl Limits {
     /// Returns the limits of a target that may collect its kinds.
@@ -29,30 +25,29 @@ impl Limits {
         spec: &KollectTargetSpec,
         profile: Option<&KollectProfileSpec>,
     ) -> Result<Self, Refusal> {
-        let limits = Self { scope: shelves.ceiling(&key.namespace)?, cluster: shelves.cluster_ceiling()? };
+        let limits = shelves.ceiling(&key.namespace)?;
         let kind = profile.map(|profile| Gvk::from(&profile.target_gvk));
-        limits.scope.allows_kinds(&spec.resource_rules, kind.as_ref())?;
-        limits.cluster.limits().allows_kinds(&spec.resource_rules, kind.as_ref())?;
-        Ok(limits)
+        limits.allows_kinds(&spec.resource_rules, kind.as_ref())?;
+        Ok(Self(limits))
     }
 
-    /// Returns those of the namespaces asked for that may be collected from. Where nothing is asked for by name, as by a
-    /// target of a cluster-scoped kind, its own namespace stands for it.
-    pub(super) fn effective<V: Clone>(
+    /// Checks the namespaces that a target asks for. Where nothing is asked for by name, as by a target of a cluster-scoped
+    /// kind, its own namespace stands for it.
+    pub(super) fn allow<V>(
         &self,
         key: &TargetKey,
         spec: &KollectTargetSpec,
         matched: &BTreeMap<Namespace, V>,
-    ) -> Result<BTreeMap<Namespace, V>, Refusal> {
+    ) -> Result<(), Refusal> {
         let root = FieldPath::spec();
         if matched.is_empty() {
-            self.scope.allows_namespaces(&root, [&key.namespace])?;
+            self.0.allows_namespaces(&root, [&key.namespace])?;
         } else if spec.included_namespaces.is_empty() {
-            self.scope.allows_namespaces(&root.field("namespaceSelector"), matched.keys())?;
+            self.0.allows_namespaces(&root.field("namespaceSelector"), matched.keys())?;
         } else {
-            self.scope.allows_namespaces(&root.field("includedNamespaces"), matched.keys())?;
+            self.0.allows_namespaces(&root.field("includedNamespaces"), matched.keys())?;
         }
-        Ok(self.cluster.limits().narrow(matched))
+        Ok(())
     }
 }
 
