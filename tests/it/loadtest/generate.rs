@@ -85,7 +85,6 @@ fn a_namespace_has_what_collects_and_exports_its_objects() {
                    --git-endpoint https://git.example.com/a.git --git-ca --git-layout perResource";
     scratch.write(&options.split_whitespace().collect::<Vec<_>>());
     let kustomization = &scratch.documents("kustomization.yaml")[0];
-    assert_eq!(kustomization["sortOptions"]["order"], "fifo", "the target goes before the inventory");
     assert_eq!(
         kustomization["resources"],
         serde_json::json!(["namespace-loadtest-001.yaml", "namespace-loadtest-002.yaml"])
