@@ -5,6 +5,7 @@
 //! here (it would otherwise be silently without effect).
 
 mod args;
+mod bound;
 mod memory;
 mod values;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use args::ManagerArgs;
+pub use bound::{Bound, Tenancy};
 pub use values::{
     AuthMode, Bind, BindAddress, Budget, ByteSize, CrossNamespaceSecrets, List, LogFormat, LogLevel, StacktraceLevel,
     TimeEncoding,
@@ -26,6 +28,10 @@ use crate::duration::format_go_duration;
 pub struct Config {
     /// How to reach the API server.
     pub api: ApiAccess,
+    /// Which part of the cluster to look at.
+    pub bound: Bound,
+    /// Who gives the process its rights.
+    pub tenancy: Tenancy,
     /// Servers of our own.
     pub servers: Servers,
     /// Log lines.
@@ -348,8 +354,11 @@ impl Config {
                 return Err(ConfigErrors(errors));
             }
         };
+        let tenancy = if args.tenant_mode { Tenancy::Tenant } else { Tenancy::Platform };
         Ok(Self {
             api,
+            bound: Bound::new(tenancy, &args.watch_namespaces.0),
+            tenancy,
             servers: Servers {
                 health: address(args.health_probe_bind_address),
                 metrics: address(args.metrics_bind_address).map(|address| MetricsServer {
@@ -453,17 +462,11 @@ fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
     let remove = "remove the flag";
     [
         (args.inventory_http_enabled, "--inventory-http-enabled", remove),
-        (args.tenant_mode, "--tenant-mode", remove),
         (args.enable_http2, "--enable-http2", remove),
         (
             args.validating_webhooks_enabled == Some(true),
             "--validating-webhooks-enabled",
             "set it to false; the same checks run when a resource is reconciled",
-        ),
-        (
-            !args.watch_namespaces.0.is_empty(),
-            "--watch-namespaces",
-            "use --default-included-namespaces, or name namespaces in the targets",
         ),
         (
             !args.reconcile_rate_limit.is_zero(),

@@ -13,6 +13,7 @@ mod discover;
 mod dispatch;
 mod drive;
 mod filter;
+mod plan;
 mod process;
 mod scan;
 
@@ -29,20 +30,26 @@ use tokio_util::sync::CancellationToken;
 pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
 pub use dispatch::Bounds;
 pub use filter::{Consent, Filter, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL};
+pub use plan::ClusterWide;
 pub use process::{Interest, Program};
 
 use crate::metrics::{Metrics, Reach, Reading, Sizes, Stream};
 use crate::model::{Namespace, TargetKey};
 use crate::store::Store;
-use api::{Extent, KubeApi};
+use api::{Api, Extent, KubeApi, Page};
 use dispatch::Dispatch;
 use drive::{Driver, Wanted};
+use plan::{Limits, Streams};
 use process::Processor;
 
 /// Lists that run at once.
 const PARALLEL_LISTS: usize = 4;
 /// Changes of interest are gathered for so long before the streams are planned.
 const GATHER: Duration = Duration::from_millis(20);
+/// How often refused cluster-wide lists are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// A refused cluster-wide list that is needed is tried again after this.
+const WIDEN: Duration = Duration::from_mins(1);
 
 /// Settings of the watch stage.
 #[derive(Debug, Clone, Copy)]
@@ -57,15 +64,37 @@ pub struct Settings {
     pub resync: Duration,
     /// Minor version of the API server.
     pub server_minor: u32,
+    /// Whether one stream may cover all namespaces.
+    pub cluster_wide: ClusterWide,
 }
 
 /// Why a part cannot be listed or watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// What cannot be done.
+    pub fault: Fault,
     /// HTTP status, where the server answered.
     pub code: Option<u16>,
     /// The whole cause chain.
     pub message: String,
+}
+
+/// What cannot be done with a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// To list it.
+    List,
+    /// To watch it.
+    Watch,
+    /// To open a stream: all connections are in use.
+    Budget,
+}
+
+impl Problem {
+    fn over_budget(limit: usize) -> Self {
+        let message = format!("all {limit} watch connections are in use");
+        Self { fault: Fault::Budget, code: None, message }
+    }
 }
 
 /// The streams that fail, and a wake-up for whoever reports them.
@@ -84,7 +113,8 @@ impl Health {
     /// Notes a failure; tells whether it is news.
     fn note(&self, extent: &Extent, problem: Problem) -> bool {
         let mut problems = self.inner.problems.lock();
-        let news = problems.get(extent).is_none_or(|before| before.code != problem.code);
+        let same = |before: &Problem| (before.fault, before.code) == (problem.fault, problem.code);
+        let news = !problems.get(extent).is_some_and(same);
         problems.insert(extent.clone(), problem);
         drop(problems);
         if news {
@@ -97,6 +127,11 @@ impl Health {
         if self.inner.problems.lock().remove(extent).is_some() {
             self.inner.changed.notify_one();
         }
+    }
+
+    fn over_budget(&self, resource: &Resource) -> bool {
+        let problems = self.inner.problems.lock();
+        problems.iter().any(|(extent, problem)| *extent.resource == *resource && problem.fault == Fault::Budget)
     }
 
     fn refused(&self, resource: &Resource) -> bool {
@@ -120,7 +155,7 @@ struct Desired {
 /// All streams.
 pub struct WatchSet {
     settings: Settings,
-    api: KubeApi,
+    api: Arc<dyn Api>,
     shared: Arc<drive::Shared>,
     desired: Mutex<Desired>,
     wake: Notify,
@@ -134,10 +169,40 @@ struct Running {
     task: AbortHandle,
 }
 
+/// What the last plan came to.
+#[derive(Default)]
+struct Planned {
+    running: HashMap<Extent, Running>,
+    /// Parts without a stream.
+    left_out: BTreeSet<Extent>,
+}
+
+impl Desired {
+    /// Returns the namespaces in which somebody wants objects, by resource; none for one that has no namespaces.
+    fn wanted(&self) -> BTreeMap<Arc<Resource>, BTreeSet<Namespace>> {
+        let mut wanted: BTreeMap<Arc<Resource>, BTreeSet<Namespace>> = BTreeMap::new();
+        for interest in self.interests.values() {
+            wanted.entry(interest.resource.clone()).or_default().extend(interest.namespaces.keys().cloned());
+        }
+        wanted
+    }
+}
+
 impl WatchSet {
     /// Starts the dispatch lanes; [`WatchSet::run`] starts the streams.
     pub fn new(
         client: kube::Client,
+        store: Store,
+        metrics: &Arc<Metrics>,
+        settings: Settings,
+        cancel: &CancellationToken,
+    ) -> Arc<Self> {
+        let api = KubeApi::new(client, metrics.clone(), settings.server_minor);
+        Self::over(Arc::new(api), store, metrics, settings, cancel)
+    }
+
+    fn over(
+        api: Arc<dyn Api>,
         store: Store,
         metrics: &Arc<Metrics>,
         settings: Settings,
@@ -156,7 +221,7 @@ impl WatchSet {
         };
         Arc::new(Self {
             settings,
-            api: KubeApi::new(client, metrics.clone(), settings.server_minor),
+            api,
             shared: Arc::new(shared),
             desired: Mutex::default(),
             wake: Notify::new(),
@@ -234,7 +299,8 @@ impl WatchSet {
     /// A stream or a lane that ends by itself is a bug, and ends this too.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
         let mut streams: JoinSet<()> = JoinSet::new();
-        let mut running: HashMap<Extent, Running> = HashMap::new();
+        let mut planned = Planned::default();
+        streams.spawn(self.clone().widen());
         let mut lanes = std::mem::take(&mut *self.lanes.lock());
         loop {
             tokio::select! {
@@ -248,13 +314,13 @@ impl WatchSet {
                     ended?;
                     continue;
                 }
-                () = tokio::time::sleep(Duration::from_secs(5)), if !running.is_empty() => {
+                () = tokio::time::sleep(LOOK), if !planned.running.is_empty() => {
                     if !self.narrow() {
                         continue;
                     }
                 }
             }
-            self.plan(&mut running, &mut streams);
+            self.plan(&mut planned, &mut streams);
         }
         streams.shutdown().await;
         while let Some(ended) = lanes.join_next().await {
@@ -275,18 +341,61 @@ impl WatchSet {
         refused.into_iter().fold(false, |new, resource| desired.narrow.insert(resource) | new)
     }
 
-    fn plan(&self, running: &mut HashMap<Extent, Running>, streams: &mut JoinSet<()>) {
+    /// Asks again for the cluster-wide lists that were refused and would be used, for ever.
+    async fn widen(self: Arc<Self>) {
+        if self.settings.cluster_wide == ClusterWide::Never {
+            return;
+        }
+        loop {
+            tokio::time::sleep(WIDEN).await;
+            let needed: Vec<Arc<Resource>> = {
+                let desired = self.desired.lock();
+                let wanted = desired.wanted();
+                let many = |resource: &&Arc<Resource>| {
+                    wanted.get(*resource).is_some_and(|namespaces| namespaces.len() > self.settings.max_namespaced)
+                        || self.shared.health.over_budget(resource)
+                };
+                desired.narrow.iter().filter(many).cloned().collect()
+            };
+            for resource in needed {
+                let extent = Extent { resource: resource.clone(), namespace: None };
+                if self.api.list(&extent, Page::Probe).await.is_ok() {
+                    tracing::info!(resource = %resource.plural, "the cluster-wide list is permitted now");
+                    self.desired.lock().narrow.remove(&resource);
+                    self.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    fn plan(&self, planned: &mut Planned, streams: &mut JoinSet<()>) {
         let mut desired = self.desired.lock();
         let again = std::mem::take(&mut desired.again);
-        let extents = self.extents(&desired);
+        let limits = Limits {
+            namespaced: self.settings.max_namespaced,
+            connections: self.settings.max_connections,
+            cluster_wide: self.settings.cluster_wide,
+        };
+        let runs = |extent: &Extent| planned.running.contains_key(extent);
+        let Streams { open: extents, left_out } = plan::streams(&desired.wanted(), &desired.narrow, &limits, runs);
         self.shared.processor.watch_for(desired.interests.values());
         drop(desired);
 
+        for extent in planned.left_out.difference(&left_out) {
+            self.shared.health.clear(extent);
+        }
+        for extent in &left_out {
+            self.shared.unwatched(extent, Problem::over_budget(limits.connections));
+        }
+        planned.left_out = left_out;
+        let running = &mut planned.running;
         running.retain(|extent, stream| {
             let keep = extents.contains(extent);
             if !keep {
                 stream.task.abort();
-                self.shared.health.clear(extent);
+                if !planned.left_out.contains(extent) {
+                    self.shared.health.clear(extent);
+                }
             }
             keep
         });
@@ -321,35 +430,6 @@ impl WatchSet {
         }
         *self.open.lock() = running.keys().cloned().collect();
     }
-
-    /// Decides which streams the interests take.
-    fn extents(&self, desired: &Desired) -> BTreeSet<Extent> {
-        let mut wanted: BTreeMap<&Arc<Resource>, BTreeSet<&Namespace>> = BTreeMap::new();
-        for interest in desired.interests.values() {
-            wanted.entry(&interest.resource).or_default().extend(interest.namespaces.keys());
-        }
-        let mut extents = BTreeSet::new();
-        let mut connections = 0;
-        for (resource, namespaces) in wanted {
-            let few = namespaces.len() <= self.settings.max_namespaced
-                && connections + namespaces.len() <= self.settings.max_connections;
-            if resource.scope == Scope::Namespaced && (few || desired.narrow.contains(resource)) {
-                connections += namespaces.len();
-                extents.extend(
-                    namespaces
-                        .into_iter()
-                        .map(|namespace| Extent { resource: resource.clone(), namespace: Some(namespace.clone()) }),
-                );
-            } else {
-                tracing::debug!(
-                    group = %resource.group, version = %resource.version, resource = %resource.plural,
-                    "cluster-wide informer scope for GVR"
-                );
-                extents.insert(Extent { resource: resource.clone(), namespace: None });
-            }
-        }
-        extents
-    }
 }
 
 impl Sizes for WatchSet {
@@ -373,3 +453,6 @@ impl Sizes for WatchSet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -108,10 +108,8 @@ fn wrong_values_and_unknown_flags_end_with_2() {
 fn what_is_not_served_is_named_with_the_fix() {
     for (flag, set, unset) in [
         ("--inventory-http-enabled", "true", "false"),
-        ("--tenant-mode", "true", "false"),
         ("--enable-http2", "true", "false"),
         ("--validating-webhooks-enabled", "true", "false"),
-        ("--watch-namespaces", "a", ""),
         ("--reconcile-rate-limit", "1s", "0"),
         ("--kube-api-qps", "20", "0"),
         ("--kube-api-burst", "30", "0"),
@@ -148,7 +146,7 @@ fn profiles_are_served_only_when_asked_for() {
 #[test]
 fn all_complaints_come_at_once() {
     let ConfigErrors(errors) =
-        config(&["--enable-http2", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
+        config(&["--enable-http2", "--inventory-http-enabled", "--leader-elect-retry-period=50s"]).unwrap_err();
     assert_eq!(errors.len(), 3);
 }
 

@@ -39,10 +39,23 @@ pub(super) struct Extent {
     pub(super) namespace: Option<Namespace>,
 }
 
+/// How much of a list to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page<'a> {
+    /// From the start: all of it, or the first page from an older server.
+    First,
+    /// The page behind this token.
+    Next(&'a str),
+    /// All of it, from any server.
+    Whole,
+    /// One object: whether it is permitted.
+    Probe,
+}
+
 /// Lists and watches. The real one talks to a server; tests script it.
 pub(super) trait Api: Send + Sync {
-    /// Starts a consistent list; `page` is the token of the next page.
-    fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>>;
+    /// Starts a consistent list.
+    fn list<'a>(&'a self, extent: &'a Extent, page: Page<'a>) -> BoxFuture<'a, Result<Reply, ApiError>>;
 
     /// Starts a watch after `version`.
     fn watch<'a>(&'a self, extent: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>>;
@@ -121,11 +134,12 @@ impl KubeApi {
 }
 
 impl Api for KubeApi {
-    fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
-        let query = match (self.paged, page) {
-            (false, _) => String::new(),
-            (true, "") => format!("?limit={PAGE}"),
-            (true, page) => format!("?limit={PAGE}&continue={page}"),
+    fn list<'a>(&'a self, extent: &'a Extent, page: Page<'a>) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        let query = match page {
+            Page::First if self.paged => format!("?limit={PAGE}"),
+            Page::First | Page::Whole => String::new(),
+            Page::Next(token) => format!("?limit={PAGE}&continue={token}"),
+            Page::Probe => "?limit=1".to_owned(),
         };
         Box::pin(async move { self.get(Verb::List, extent, &query, LIST_IDLE).await })
     }
