@@ -252,7 +252,7 @@ impl Control {
         let shelves = &mut self.shelves;
         let (kind, keys) = match notice {
             Notice::Refused(kind, namespace) => {
-                self.reach.refuse(kind, namespace);
+                self.reach.refuse(kind, &namespace);
                 return;
             }
             Notice::Namespace(event) => {

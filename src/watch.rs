@@ -49,7 +49,7 @@ const GATHER: Duration = Duration::from_millis(20);
 /// How often refused cluster-wide lists are looked for.
 const LOOK: Duration = Duration::from_secs(5);
 /// A refused cluster-wide list that is needed is tried again after this.
-const WIDEN: Duration = Duration::from_mins(1);
+const WIDEN: Duration = Duration::from_secs(20);
 
 /// Settings of the watch stage.
 #[derive(Debug, Clone, Copy)]
@@ -384,9 +384,6 @@ impl WatchSet {
         for extent in planned.left_out.difference(&left_out) {
             self.shared.health.clear(extent);
         }
-        for extent in &left_out {
-            self.shared.unwatched(extent, Problem::over_budget(limits.connections));
-        }
         planned.left_out = left_out;
         let running = &mut planned.running;
         running.retain(|extent, stream| {
@@ -399,6 +396,9 @@ impl WatchSet {
             }
             keep
         });
+        for extent in &planned.left_out {
+            self.shared.unwatched(extent, Problem::over_budget(limits.connections));
+        }
         for (resource, namespaces) in again {
             for (extent, stream) in running.iter().filter(|(extent, _)| extent.resource == resource) {
                 match &extent.namespace {

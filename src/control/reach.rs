@@ -24,6 +24,8 @@ use crate::status::Subject;
 const EVERY: Duration = Duration::from_secs(20);
 /// The pause before namespaces are read again of which nothing is known yet.
 const RETRY: Duration = Duration::from_secs(2);
+/// So many refusals in a row are believed.
+const BELIEVED: u32 = 5;
 /// Deadline of reading one namespace.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -110,8 +112,8 @@ impl Reach {
     }
 
     /// Notes that a kind may not be listed in a namespace.
-    pub(super) fn refuse(&mut self, kind: Kind, namespace: Namespace) {
-        let waits = self.waiting.get(&namespace).is_some_and(|kinds| kinds.contains(&kind));
+    pub(super) fn refuse(&mut self, kind: Kind, namespace: &Namespace) {
+        let waits = self.waiting.get(namespace).is_some_and(|kinds| kinds.contains(&kind));
         if waits && self.refused.insert((namespace.clone(), kind)) {
             tracing::warn!(
                 kind = kind.as_str(),
@@ -126,23 +128,19 @@ impl Reach {
 /// without labels.
 pub(super) async fn read_namespaces(client: kube::Client, names: BTreeSet<Namespace>, notices: mpsc::Sender<Notice>) {
     let api: Api<KubeNamespace> = Api::all(client);
-    let mut found: BTreeMap<Namespace, Found> = BTreeMap::new();
+    let mut sight = Sight::default();
     let mut shown = false;
     loop {
         for name in &names {
-            if let Some(read) = read(&api, name).await {
-                let news = read.is_bare() && !found.get(name).is_some_and(Found::is_bare);
-                if news {
-                    tracing::info!(namespace = %name, "namespace may not be read, its labels count as none: grant get on namespaces in it");
-                }
-                found.insert(name.clone(), read);
+            if let Some(found) = read(&api, name).await {
+                sight.take(name, found);
             }
         }
-        if !shown && found.len() < names.len() {
+        if !shown && sight.found.len() < names.len() {
             tokio::time::sleep(RETRY).await;
             continue;
         }
-        for event in events(&found, shown) {
+        for event in events(&sight.found, shown) {
             if notices.send(Notice::Namespace(event)).await.is_err() {
                 return;
             }
@@ -163,9 +161,34 @@ enum Found {
     Absent(Box<Seen>),
 }
 
-impl Found {
-    fn is_bare(&self) -> bool {
-        matches!(self, Self::Bare(_))
+/// What was found so far.
+#[derive(Debug, Default)]
+struct Sight {
+    found: BTreeMap<Namespace, Found>,
+    refused: BTreeMap<Namespace, u32>,
+}
+
+impl Sight {
+    /// Takes in what one read found. Labels that were read once stay good while they may not be read again; a refusal of
+    /// what was never read is believed after a few, for an API server that starts refuses everything for a moment.
+    fn take(&mut self, name: &Namespace, found: Found) {
+        if !matches!(found, Found::Bare(_)) {
+            self.refused.remove(name);
+            self.found.insert(name.clone(), found);
+            return;
+        }
+        if self.found.contains_key(name) {
+            return;
+        }
+        let refused = self.refused.entry(name.clone()).or_default();
+        *refused += 1;
+        if *refused >= BELIEVED {
+            tracing::info!(
+                namespace = %name,
+                "namespace may not be read, its labels count as none: grant get on namespaces in it"
+            );
+            self.found.insert(name.clone(), found);
+        }
     }
 }
 
@@ -250,18 +273,37 @@ mod tests {
 
         // What may not be listed keeps its own namespace waiting, and nobody else.
         assert!(!reach.listed());
-        reach.refuse(*last, b.clone());
+        reach.refuse(*last, &b);
         assert!(reach.listed() && !reach.knows(&b) && reach.hold(&of(&b)));
         assert_eq!(reach.hear(*last, &done("b")), BTreeSet::from([of(&b)]));
         assert!(reach.knows(&b));
     }
 
+    fn seen(name: &str) -> Box<Seen> {
+        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
+        Box::new(metadata.into_response_partial::<KubeNamespace>())
+    }
+
+    #[test]
+    fn a_refusal_is_believed_after_a_few_and_takes_away_nothing_that_was_read() {
+        let (mut sight, name) = (Sight::default(), Namespace::new("a"));
+        for _ in 1..BELIEVED {
+            sight.take(&name, Found::Bare(seen("a")));
+            assert!(sight.found.is_empty(), "it may be the moment");
+        }
+        sight.take(&name, Found::Bare(seen("a")));
+        assert!(matches!(sight.found.get(&name), Some(Found::Bare(_))));
+        sight.take(&name, Found::There(seen("a")));
+        for _ in 0..=BELIEVED {
+            sight.take(&name, Found::Bare(seen("a")));
+        }
+        assert!(matches!(sight.found.get(&name), Some(Found::There(_))));
+        sight.take(&name, Found::Absent(seen("a")));
+        assert!(matches!(sight.found.get(&name), Some(Found::Absent(_))));
+    }
+
     #[test]
     fn namespaces_that_are_read_one_by_one_come_as_a_list_and_then_as_changes() {
-        let seen = |name: &str| {
-            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-            Box::new(metadata.into_response_partial::<KubeNamespace>())
-        };
         let found = BTreeMap::from([
             (Namespace::new("a"), Found::There(seen("a"))),
             (Namespace::new("b"), Found::Absent(seen("b"))),

@@ -277,7 +277,7 @@ impl Bench {
     }
 
     /// What the rows are by the cluster, the namespaces and the wishes of this moment, and nothing else.
-    fn from_scratch(&self) -> BTreeSet<String> {
+    fn evaluated(&self) -> BTreeSet<String> {
         let mut rows = BTreeSet::new();
         for (target, (wish, _)) in &self.targets {
             for ((namespace, name), thing) in self.cluster.things() {
@@ -305,7 +305,7 @@ impl Bench {
             let counts = table.target_counts(&Name::new(TARGETS[*target]));
             prop_assert!(counts.whole, "{} knows nothing of {:?}", TARGETS[*target], counts.unknown);
         }
-        prop_assert_eq!(self.rows(), self.from_scratch());
+        prop_assert_eq!(self.rows(), self.evaluated());
         Ok(())
     }
 }
@@ -368,7 +368,7 @@ fn key(target: usize) -> TargetKey {
 
 proptest! {
     #[test]
-    fn whatever_happens_the_store_ends_as_an_evaluation_from_scratch(
+    fn whatever_happens_the_store_ends_as_an_evaluation_evaluated(
         world in world(),
         steps in prop::collection::vec(step(), 1..60),
     ) {

@@ -5,6 +5,8 @@
 
 // Each module says `cfg(test)`, though all of this is a test, for that is how clippy knows that it may `unwrap`.
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod chart;
 #[cfg(test)]
 mod command_line;
@@ -18,6 +20,8 @@ mod gitops;
 mod guarantees;
 #[cfg(test)]
 mod high_availability;
+#[cfg(test)]
+mod kinds;
 #[cfg(test)]
 mod knowledge;
 #[cfg(test)]
@@ -46,3 +50,5 @@ mod samples;
 mod sinks;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tenant;
