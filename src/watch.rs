@@ -25,6 +25,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
@@ -50,6 +51,8 @@ const GATHER: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_secs(5);
 /// A refused cluster-wide list that is needed is tried again after this.
 const WIDEN: Duration = Duration::from_secs(20);
+/// The longest time until one that was refused again after that is tried once more.
+const MAX_WIDEN: Duration = Duration::from_hours(1);
 
 /// Settings of the watch stage.
 #[derive(Debug, Clone, Copy)]
@@ -105,17 +108,25 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct HealthInner {
-    problems: Mutex<BTreeMap<Extent, Problem>>,
+    problems: Mutex<BTreeMap<Extent, Noted>>,
     changed: Notify,
+}
+
+/// A problem, and how often it was met without anything else in between.
+#[derive(Debug)]
+struct Noted {
+    problem: Problem,
+    times: u32,
 }
 
 impl Health {
     /// Notes a failure; tells whether it is news.
     fn note(&self, extent: &Extent, problem: Problem) -> bool {
         let mut problems = self.inner.problems.lock();
-        let same = |before: &Problem| (before.fault, before.code) == (problem.fault, problem.code);
-        let news = !problems.get(extent).is_some_and(same);
-        problems.insert(extent.clone(), problem);
+        let same = |before: &&Noted| (before.problem.fault, before.problem.code) == (problem.fault, problem.code);
+        let times = problems.get(extent).filter(same).map_or(0, |before| before.times) + 1;
+        let news = times == 1;
+        problems.insert(extent.clone(), Noted { problem, times });
         drop(problems);
         if news {
             self.inner.changed.notify_one();
@@ -131,13 +142,18 @@ impl Health {
 
     fn over_budget(&self, resource: &Resource) -> bool {
         let problems = self.inner.problems.lock();
-        problems.iter().any(|(extent, problem)| *extent.resource == *resource && problem.fault == Fault::Budget)
+        problems.iter().any(|(extent, noted)| *extent.resource == *resource && noted.problem.fault == Fault::Budget)
     }
 
+    /// Tells whether the cluster-wide stream is refused. A list twice: an API server that starts refuses everything for a
+    /// moment.
     fn refused(&self, resource: &Resource) -> bool {
         let problems = self.inner.problems.lock();
-        problems.iter().any(|(extent, problem)| {
-            *extent.resource == *resource && extent.namespace.is_none() && problem.code == Some(403)
+        problems.iter().any(|(extent, Noted { problem, times })| {
+            *extent.resource == *resource
+                && extent.namespace.is_none()
+                && problem.code == Some(403)
+                && (*times > 1 || problem.fault == Fault::Watch)
         })
     }
 }
@@ -278,7 +294,7 @@ impl WatchSet {
     pub fn problems(&self, interest: &Interest) -> BTreeMap<Namespace, Problem> {
         let problems = self.shared.health.inner.problems.lock();
         let of_target = problems.iter().filter(|(extent, _)| extent.resource == interest.resource);
-        let named = of_target.filter_map(|(extent, problem)| match &extent.namespace {
+        let named = of_target.filter_map(|(extent, Noted { problem, .. })| match &extent.namespace {
             Some(namespace) if interest.namespaces.contains_key(namespace) => {
                 Some((namespace.clone(), problem.clone()))
             }
@@ -346,6 +362,7 @@ impl WatchSet {
         if self.settings.cluster_wide == ClusterWide::Never {
             return;
         }
+        let mut pauses: BTreeMap<Arc<Resource>, (Instant, Duration)> = BTreeMap::new();
         loop {
             tokio::time::sleep(WIDEN).await;
             let needed: Vec<Arc<Resource>> = {
@@ -358,10 +375,18 @@ impl WatchSet {
                 desired.narrow.iter().filter(many).cloned().collect()
             };
             for resource in needed {
+                let now = Instant::now();
+                let (next, pause) = pauses.get(&resource).copied().unwrap_or((now, WIDEN));
+                if now < next {
+                    continue;
+                }
                 let extent = Extent { resource: resource.clone(), namespace: None };
                 if self.api.list(&extent, Page::Probe).await.is_ok() {
                     tracing::info!(resource = %resource.plural, "the cluster-wide list is permitted now");
                     self.desired.lock().narrow.remove(&resource);
+                    // What may be listed and not watched would go to and fro.
+                    let pause = (2 * pause).min(MAX_WIDEN);
+                    pauses.insert(resource, (now + pause, pause));
                     self.wake.notify_one();
                 }
             }

@@ -43,6 +43,8 @@ use crate::store::{Store, is_mass_deletion};
 const MAX_PARTIAL: usize = 10;
 /// A refused list is tried again after this, so that a granted right takes effect within a minute.
 const FORBIDDEN_RETRY: Duration = Duration::from_secs(20);
+/// The first time sooner: it may be the moment.
+const FORBIDDEN_FIRST: Duration = Duration::from_secs(2);
 /// The pause before a watch that has ended is opened again.
 const REOPEN: Duration = Duration::from_millis(50);
 /// The longest wait after other failures.
@@ -191,9 +193,16 @@ impl Driver {
         let mut state = State::List;
         let mut doubt = Doubt::default();
         let mut backoff = Backoff::capped(RandomState::new().hash_one(&self.extent), MAX_DELAY);
+        let mut refusals = 0u32;
         loop {
             match self.step(&mut state, &mut doubt).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    // A list proves nothing while the watch behind it is refused.
+                    if matches!(&state, State::Watch(watching) if watching.reply.is_some()) {
+                        refusals = 0;
+                    }
+                }
                 Err(error) if error.expired() => {
                     tracing::info!(resource = %self.extent.resource.plural, "watch expired, listing again");
                     state = State::List;
@@ -207,7 +216,10 @@ impl Driver {
                         state = State::List;
                     }
                     let delay = match error.class() {
-                        crate::error::Class::Forbidden => FORBIDDEN_RETRY,
+                        crate::error::Class::Forbidden => {
+                            refusals += 1;
+                            if refusals == 1 { FORBIDDEN_FIRST } else { FORBIDDEN_RETRY }
+                        }
                         _ => backoff.next_delay(),
                     };
                     tokio::time::sleep(delay).await;

@@ -368,7 +368,7 @@ fn key(target: usize) -> TargetKey {
 
 proptest! {
     #[test]
-    fn whatever_happens_the_store_ends_as_an_evaluation_evaluated(
+    fn whatever_happens_the_store_ends_as_an_evaluation_from_scratch(
         world in world(),
         steps in prop::collection::vec(step(), 1..60),
     ) {
