@@ -366,6 +366,55 @@ fn key(target: usize) -> TargetKey {
     ObjectKey::new(Namespace::new(TEAM), Name::new(TARGETS[target]))
 }
 
+#[tokio::test(start_paused = true)]
+async fn streams_that_change_over_lose_nothing_and_bring_nothing_back() {
+    let world = World { max_namespaced: 2, max_connections: 2, cluster_wide: ClusterWide::Allowed, paged: false };
+    let mut bench = Bench::new(&world);
+    let plain = Wish {
+        included: Vec::new(),
+        excluded: None,
+        team: None,
+        app: None,
+        name: None,
+        mode: WatchMode::All,
+        doubled: false,
+    };
+    let over = |namespaces: &[usize]| Step::Target {
+        target: 0,
+        wish: Wish { included: namespaces.to_vec(), ..plain.clone() },
+    };
+    let put = |namespace, name, value| Step::Put { namespace, name, value, app: 0, watch: 5 };
+    let wait = Step::Wait { ms: 60_000 };
+    let mut steps = Vec::new();
+    for namespace in 0..3 {
+        steps.push(Step::Namespace { namespace, facts: Facts { team: 0, consent: Consent::Unset } });
+        steps.extend([put(namespace, 0, 1), put(namespace, 1, 1)]);
+    }
+    steps.extend([over(&[0, 1]), wait.clone()]);
+    // From one namespace each to all, with changes at that very moment.
+    steps.extend([Step::Delete { namespace: 0, name: 0 }, over(&[0, 1, 2]), put(1, 0, 2), wait.clone()]);
+    for step in &steps {
+        bench.step(step).await;
+    }
+    assert_eq!((bench.rows().len(), bench.rows()), (5, bench.evaluated()));
+
+    // All of them is refused, and there are connections for two: what has none is unknown, and keeps its rows.
+    for step in [Step::Permit { place: None, permitted: false }, Step::Cut, put(0, 1, 3), wait.clone()] {
+        bench.step(&step).await;
+    }
+    assert_eq!(bench.rows(), bench.evaluated());
+    let counts = bench.store.table(&Namespace::new(TEAM)).target_counts(&Name::new(TARGETS[0]));
+    assert_eq!(counts.unknown, [Namespace::new("c")]);
+    let kept = bench.rows();
+    bench.step(&Step::Delete { namespace: 2, name: 0 }).await;
+    bench.step(&wait).await;
+    assert_eq!(bench.rows(), kept);
+
+    // Permitted again, one stream takes over, and what went meanwhile goes.
+    bench.settle().await.unwrap();
+    assert_eq!(bench.rows().len(), 4);
+}
+
 proptest! {
     #[test]
     fn whatever_happens_the_store_ends_as_an_evaluation_from_scratch(
