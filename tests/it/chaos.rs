@@ -61,7 +61,9 @@ async fn random_edits_cut_watches_and_two_restarts_of_the_api_server_lose_and_re
         load.delete(&job.ground.client, gone.to_vec()).await.unwrap();
         patched += changed.len();
         deleted += gone.len();
-        gone.iter().for_each(|at| _ = alive.remove(at));
+        for at in gone {
+            alive.remove(at);
+        }
         if round % 4 == 0 {
             load.create(&job.ground.client).await.unwrap();
             created += load.total() - alive.len();

@@ -179,7 +179,9 @@ async fn a_kind_that_may_be_listed_in_two_of_three_namespaces_is_collected_there
     load.create(&job.ground.client).await.unwrap();
     restrict(&job).unwrap();
     let namespaces: Vec<String> = (0..3).map(|index| load.namespace(index)).collect();
-    namespaces.iter().for_each(|namespace| grant(&job, namespace));
+    for namespace in &namespaces {
+        grant(&job, namespace);
+    }
     let third = &namespaces[2];
     job.apply(&target(&job, &format!("{{profileRef: deployments, includedNamespaces: [{}]}}", namespaces.join(", "))))
         .unwrap();
