@@ -424,8 +424,11 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
         runtime.block_on(async {
             let mut bench = Bench::new(&world);
-            for step in &steps {
-                bench.step(step).await;
+            // Histories begin with something to lose.
+            let facts = Facts { team: 0, consent: Consent::Unset };
+            let namespaces = (0..NAMESPACES.len()).map(|namespace| Step::Namespace { namespace, facts });
+            for step in namespaces.chain(steps) {
+                bench.step(&step).await;
             }
             bench.settle().await
         })?;

@@ -38,6 +38,7 @@ struct State {
     compacted: u64,
     /// Pages that were promised, by their token.
     pages: BTreeMap<String, (u64, Vec<String>)>,
+    promised: u64,
     /// Where nothing may be read; `None` is the cluster as a whole.
     forbidden: BTreeSet<Option<Namespace>>,
     /// So many lists fail.
@@ -149,7 +150,8 @@ impl State {
         let mut token = String::new();
         if paged && page != Page::Whole && items.len() > PAGE {
             let rest = items.split_off(PAGE);
-            token = format!("{version}-{}", self.pages.len() + rest.len());
+            self.promised += 1;
+            token = format!("p{}", self.promised);
             self.pages.insert(token.clone(), (version, rest));
         }
         let items = items.join(",");
