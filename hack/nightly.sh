@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long model load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness)
+STEPS=(test kill9 long chaos model load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -17,6 +17,7 @@ step() {
     test) bound=90m run=(hack/test.sh) ;;
     kill9) bound=90m run=(env CI=true KOLLECT_KILL_ROUNDS=50 cargo test --features lab --test it -- killed_) ;;
     long) bound=60m run=(env CI=true KOLLECT_LONG=1 cargo test --features lab --test it -- faults:: fleet:: proof:: --skip killed_) ;;
+    chaos) bound=40m run=(env CI=true KOLLECT_LONG=1 cargo test --features lab --test it -- --nocapture chaos::) ;;
     model) bound=60m run=(env PROPTEST_CASES=20000 cargo test --features lab --lib -- "${LAWS[@]}") ;;
     load-10k) bound=30m run=(hack/loadtest/tier.sh 10k) ;;
     cold-start-10k)
@@ -83,7 +84,7 @@ restart_commits == 0'
 
 # Tests of random histories that take their number of cases from PROPTEST_CASES.
 LAWS=(whatever_happens_the_sink_ends_as_the_cluster_is a_sink_that_follows_the_plans_has_the_known_rows
-    any_list_gives_back_its_items)
+    any_list_gives_back_its_items whatever_happens_the_store_ends_as_an_evaluation_from_scratch)
 
 # A failing history stands in the log; as a file in the tree it would change what the steps after it run.
 export PROPTEST_DISABLE_FAILURE_PERSISTENCE=true

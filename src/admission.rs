@@ -103,8 +103,10 @@ pub struct Surroundings {
 }
 
 /// Says what has to be looked up for a review.
-pub fn needs(review: &Review<'_>) -> Needs {
-    if review.is_settled() {
+pub fn needs(review: &Review<'_>, settings: &Settings) -> Needs {
+    // A kind that is refused whatever there is takes no right to look.
+    let of_all = matches!(review.kind, Kind::ClusterTarget | Kind::ClusterInventory);
+    if review.is_settled() || (of_all && settings.cluster_kinds == Permission::Denied) {
         return Needs::default();
     }
     let spec = &review.object["spec"];

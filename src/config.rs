@@ -5,6 +5,7 @@
 //! here (it would otherwise be silently without effect).
 
 mod args;
+mod bound;
 mod memory;
 mod values;
 
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use args::ManagerArgs;
+pub use bound::{Bound, Tenancy};
 pub use values::{
     AuthMode, Bind, BindAddress, Budget, ByteSize, CrossNamespaceSecrets, List, LogFormat, LogLevel, StacktraceLevel,
     TimeEncoding,
@@ -26,6 +28,10 @@ use crate::duration::format_go_duration;
 pub struct Config {
     /// How to reach the API server.
     pub api: ApiAccess,
+    /// Which part of the cluster to look at.
+    pub bound: Bound,
+    /// Who gives the process its rights.
+    pub tenancy: Tenancy,
     /// Servers of our own.
     pub servers: Servers,
     /// Log lines.
@@ -377,8 +383,11 @@ impl Config {
                 return Err(ConfigErrors(errors));
             }
         };
+        let tenancy = if args.tenant_mode { Tenancy::Tenant } else { Tenancy::Platform };
         Ok(Self {
             api,
+            bound: Bound::new(tenancy, &args.watch_namespaces.0),
+            tenancy,
             servers: Servers {
                 health: address(args.health_probe_bind_address),
                 metrics: address(args.metrics_bind_address).map(|address| MetricsServer {
@@ -388,16 +397,18 @@ impl Config {
                     }),
                 }),
                 pprof: address(args.pprof_bind_address).filter(|_| args.enable_pprof),
-                webhooks: address(args.webhook_bind_address).filter(|_| args.validating_webhooks_enabled).map(
+                webhooks: address(args.webhook_bind_address).filter(|_| args.validating_webhooks_enabled).and_then(
                     |address| {
                         let pair =
                             serving_pair(&args.webhook_cert_path, &args.webhook_cert_name, &args.webhook_cert_key);
                         let (secret, configuration) = (args.webhook_secret, args.webhook_configuration);
                         let pair = match pair {
+                            // The API server is told of it in an object of the cluster, which a tenant has no right to.
+                            ServingPair::SelfSigned if tenancy == Tenancy::Tenant => return None,
                             ServingPair::SelfSigned => WebhookPair::Shared(SharedPair { secret, configuration }),
                             ServingPair::Files { .. } => WebhookPair::Brought(pair),
                         };
-                        WebhookServer { address, pair }
+                        Some(WebhookServer { address, pair })
                     },
                 ),
             },
@@ -494,13 +505,7 @@ fn not_served(args: &ManagerArgs) -> Vec<ConfigError> {
     let remove = "remove the flag";
     [
         (args.inventory_http_enabled, "--inventory-http-enabled", remove),
-        (args.tenant_mode, "--tenant-mode", remove),
         (args.enable_http2, "--enable-http2", remove),
-        (
-            !args.watch_namespaces.0.is_empty(),
-            "--watch-namespaces",
-            "use --default-included-namespaces, or name namespaces in the targets",
-        ),
         (
             !args.reconcile_rate_limit.is_zero(),
             "--reconcile-rate-limit",

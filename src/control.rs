@@ -15,6 +15,7 @@ mod measure;
 mod overview;
 mod preview;
 mod probe;
+mod reach;
 mod resolve;
 mod scope;
 mod secrets;
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
@@ -53,6 +55,7 @@ use family::SinkShelves;
 use measure::Measures;
 pub use overview::Overview;
 use probe::Probes;
+use reach::Reach;
 use secrets::Secrets;
 use shelf::{News, Notice, Shelf};
 
@@ -119,6 +122,7 @@ struct NamespaceFacts {
 pub struct Control {
     parts: Parts,
     shelves: Shelves,
+    reach: Reach,
     secrets: Secrets,
     discovery: Discovery,
     /// The first discovery has been read.
@@ -152,7 +156,8 @@ struct Written {
 impl Control {
     /// Makes the task; [`Control::run`] runs it.
     pub fn new(parts: Parts) -> Self {
-        let secrets = Secrets::new(parts.client.clone());
+        let secrets = Secrets::new(parts.client.clone(), &parts.config.bound);
+        let reach = Reach::new(&parts.config.bound);
         let overview = Overview::new(parts.store.clone());
         let measures = Measures::new(parts.metrics.clone(), &parts.config.collection);
         parts.metrics.read_from(&measures);
@@ -163,6 +168,7 @@ impl Control {
             overview,
             measures,
             shelves: Shelves::default(),
+            reach,
             secrets,
             discovery: Discovery::default(),
             discovered: false,
@@ -193,19 +199,7 @@ impl Control {
     pub async fn run(mut self, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
         let (sender, mut notices) = mpsc::channel(MAX_NOTICES);
         let mut tasks: JoinSet<Result<(), tokio::task::JoinError>> = JoinSet::new();
-        for kind in Kind::ALL {
-            tracing::info!(controller = %kind.as_str().to_lowercase(), "Starting Controller");
-            let watch = shelf::watch_kind(self.parts.client.clone(), kind, sender.clone());
-            tasks.spawn(async move {
-                watch.await;
-                Ok(())
-            });
-        }
-        let watch = shelf::watch_namespaces(self.parts.client.clone(), sender);
-        tasks.spawn(async move {
-            watch.await;
-            Ok(())
-        });
+        self.watch_own(&sender, &mut tasks);
         tasks.spawn(self.secrets.clone().run(cancel.clone()));
         tasks.spawn(self.measures.clone().run(cancel.clone()));
         let mut discovery = tokio::time::interval(DISCOVERY);
@@ -248,9 +242,31 @@ impl Control {
         Ok(())
     }
 
+    /// Starts the watches of our own kinds and of namespaces.
+    fn watch_own(&self, notices: &mpsc::Sender<Notice>, tasks: &mut JoinSet<Result<(), tokio::task::JoinError>>) {
+        let client = &self.parts.client;
+        for kind in Kind::ALL {
+            let places = self.reach.places(kind);
+            if !places.is_empty() {
+                tracing::info!(controller = %kind.as_str().to_lowercase(), "Starting Controller");
+            }
+            for place in places {
+                tasks.spawn(shelf::watch_kind(client.clone(), kind, place, notices.clone()).map(Ok));
+            }
+        }
+        match self.reach.namespaces().cloned() {
+            None => tasks.spawn(shelf::watch_namespaces(client.clone(), notices.clone()).map(Ok)),
+            Some(names) => tasks.spawn(reach::read_namespaces(client.clone(), names, notices.clone()).map(Ok)),
+        };
+    }
+
     fn take(&mut self, notice: Notice) {
         let shelves = &mut self.shelves;
         let (kind, keys) = match notice {
+            Notice::Refused(kind, namespace) => {
+                self.reach.refuse(kind, &namespace);
+                return;
+            }
             Notice::Namespace(event) => {
                 if shelves.take_namespace(event) {
                     self.queue_all_targets();
@@ -258,6 +274,7 @@ impl Control {
                 return;
             }
             Notice::Object(kind, event) => {
+                self.work.extend(self.reach.hear(kind, &event));
                 let keys = match kind {
                     Kind::Profile => shelves.profiles.take(event),
                     Kind::Target => shelves.targets.take(event),
@@ -397,10 +414,13 @@ impl Control {
     /// Reconciles everything that is queued: kinds in the order of [`Kind`], so that targets come before inventories.
     async fn work(&mut self) {
         self.show_queue();
-        if !self.shelves.synced() || !self.discovered {
+        if !self.listed() || !self.discovered {
             return;
         }
         while let Some((kind, key)) = self.work.pop_first() {
+            if self.reach.hold(&(kind, key.clone())) {
+                continue;
+            }
             if kind == Kind::Inventory && !self.ready {
                 // All targets of the first lists are registered by now: their kind sorts first.
                 self.ready = true;
@@ -425,6 +445,14 @@ impl Control {
             self.parts.store.complete();
         }
         self.show_queue();
+    }
+
+    /// Tells whether every first list is complete.
+    fn listed(&self) -> bool {
+        match self.reach.namespaces() {
+            None => self.shelves.synced(),
+            Some(_) => self.shelves.namespaces_listed && self.reach.listed(),
+        }
     }
 
     /// Shows how much of each kind waits.

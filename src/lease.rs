@@ -192,6 +192,11 @@ impl Term {
         record(&self.held).transitions.into()
     }
 
+    /// Returns the UID of the lease, which tells this installation from others where nothing better may be read.
+    pub fn uid(&self) -> Option<&str> {
+        self.held.metadata.uid.as_deref()
+    }
+
     /// Renews for ever; returns when the lease is lost, and then nothing may be written any more.
     ///
     /// Dropping it in the middle of a renewal is fine.

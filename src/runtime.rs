@@ -27,7 +27,9 @@ use tracing::{error, info, warn};
 
 use self::allocator::Allocator;
 use crate::admission;
-use crate::config::{ApiAccess, Config, MetricsServer, Mirrors, Permission, ServingPair, WebhookPair, WebhookServer};
+use crate::config::{
+    ApiAccess, Bound, Config, MetricsServer, Mirrors, Permission, ServingPair, Tenancy, WebhookPair, WebhookServer,
+};
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
@@ -39,6 +41,7 @@ use crate::http::tls::{Places, Serving};
 use crate::http::{self, HttpError, Server};
 use crate::lease::{self, Candidate};
 use crate::metrics::Metrics;
+use crate::model;
 use crate::schedule::Limits;
 use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
@@ -49,7 +52,7 @@ use crate::sinks::postgres::{PostgresPools, Writer};
 use crate::status::StatusWriter;
 use crate::status::events::EventWriter;
 use crate::store::Store;
-use crate::watch::{Bounds, Settings, WatchSet};
+use crate::watch::{Bounds, ClusterWide, Settings, WatchSet};
 
 /// A watch is silent for minutes; its own limits are shorter than this last resort.
 const READ_TIMEOUT: Duration = Duration::from_secs(330);
@@ -131,12 +134,24 @@ async fn lead(
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
     let Cluster { client, namespace, .. } = cluster;
+    let bound = config.bound.settled(&model::Namespace::new(namespace.as_str()));
+    if let Bound::Namespaces(names) = &bound {
+        let names: Vec<&str> = names.iter().map(model::Namespace::as_str).collect();
+        info!(watchNamespaces = names.join(","), "Restricting manager cache to namespaces");
+    }
+    let config = Config { bound, ..config };
     let Some(election) = &config.election else {
-        return work(config, client, metrics, Right::default(), stop).await;
+        let right = Right { home: namespace, ..Right::default() };
+        return work(config, client, metrics, right, stop).await;
     };
     let candidate = Candidate::new(client.clone(), &namespace, election, metrics.clone());
     let Some(mut term) = candidate.campaign(&stop).await else { return Ok(()) };
-    let right = Right { mandate: term.mandate(), lease_transitions: term.transitions() };
+    let right = Right {
+        mandate: term.mandate(),
+        lease_transitions: term.transitions(),
+        lease: term.uid().map(str::to_owned),
+        home: namespace,
+    };
     let verdict = {
         let mut work = std::pin::pin!(work(config, client, metrics, right, stop));
         tokio::select! {
@@ -153,11 +168,15 @@ async fn lead(
     verdict
 }
 
-/// By what right this process writes.
+/// By what right this process writes, and as who where it may not read more.
 #[derive(Default)]
 struct Right {
     mandate: Mandate,
     lease_transitions: i64,
+    /// UID of the lease.
+    lease: Option<String>,
+    /// The namespace of the process.
+    home: String,
 }
 
 /// Collects and delivers until `stop` is cancelled, or a task ends by itself. Dropped, it ends everything at once.
@@ -168,7 +187,10 @@ async fn work(
     right: Right,
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
-    let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&client)).await else { return Ok(()) };
+    let who = Who { tenancy: config.tenancy, lease: right.lease, home: right.home };
+    let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&client, &who)).await else {
+        return Ok(());
+    };
     let config = Arc::new(config);
     let store = Store::new(config.collection.store_budget.map(|budget| budget.0));
     let settings = settings(&config, server_minor);
@@ -267,6 +289,10 @@ fn settings(config: &Config, server_minor: u32) -> Settings {
         max_connections: collection.watch_connections.get(),
         resync: collection.resync_period,
         server_minor,
+        cluster_wide: match config.bound {
+            Bound::Cluster => ClusterWide::Allowed,
+            Bound::Namespaces(_) => ClusterWide::Never,
+        },
     }
 }
 
@@ -313,11 +339,18 @@ fn context_namespace(kubeconfig: &Kubeconfig) -> Option<String> {
     context.context.as_ref()?.namespace.clone().filter(|namespace| !namespace.is_empty())
 }
 
-/// Asks the API server who it is, until it answers: the UID of `kube-system`, and its minor version.
-async fn introduce(client: &kube::Client) -> (String, u32) {
+/// What tells this installation from others, besides what the API server says.
+struct Who {
+    tenancy: Tenancy,
+    lease: Option<String>,
+    home: String,
+}
+
+/// Asks the API server who it is, until it answers: what tells this installation from others, and its minor version.
+async fn introduce(client: &kube::Client, who: &Who) -> (String, u32) {
     let mut backoff = Backoff::new(1);
     loop {
-        match tokio::time::timeout(CONNECT_TIMEOUT, ask(client)).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, ask(client, who)).await {
             Ok(Ok((uid, minor))) => {
                 info!(cluster = uid, minor, "API server reached");
                 return (uid, minor);
@@ -329,13 +362,34 @@ async fn introduce(client: &kube::Client) -> (String, u32) {
     }
 }
 
-async fn ask(client: &kube::Client) -> Result<(String, u32), kube::Error> {
+async fn ask(client: &kube::Client, who: &Who) -> Result<(String, u32), kube::Error> {
     let version = client.apiserver_version().await?;
     let digits: String = version.minor.chars().take_while(char::is_ascii_digit).collect();
-    let api: kube::Api<Namespace> = kube::Api::all(client.clone());
-    let system = api.get_metadata("kube-system").await?;
     // An unreadable minor version is taken for an old one, which any server serves.
-    Ok((system.metadata.uid.unwrap_or_default(), digits.parse().unwrap_or(0)))
+    Ok((identity(client, who).await?, digits.parse().unwrap_or(0)))
+}
+
+/// Returns the UID of `kube-system`; of a tenant, that of the lease, and without election that of its namespace. The flags
+/// alone decide which: one that changed with an answer of the moment would make another writer of us.
+async fn identity(client: &kube::Client, who: &Who) -> Result<String, kube::Error> {
+    let namespace = match (who.tenancy, &who.lease) {
+        (Tenancy::Tenant, Some(lease)) => return Ok(lease.clone()),
+        (Tenancy::Tenant, None) => &who.home,
+        (Tenancy::Platform, _) => "kube-system",
+    };
+    let api: kube::Api<Namespace> = kube::Api::all(client.clone());
+    match api.get_metadata(namespace).await {
+        Ok(namespace) => Ok(namespace.metadata.uid.unwrap_or_default()),
+        Err(error) => {
+            if matches!(&error, kube::Error::Api(answer) if answer.code == 403) {
+                warn!(
+                    namespace,
+                    "this namespace may not be read: grant get on it, or set --tenant-mode with --leader-elect"
+                );
+            }
+            Err(error)
+        }
+    }
 }
 
 /// Starts the servers that have an address.
@@ -422,7 +476,10 @@ async fn webhook_server(
     let settings = admission::Settings {
         max_export_bytes: config.delivery.max_export_bytes.get(),
         guard: guard(config),
-        cluster_kinds: Permission::Allowed,
+        cluster_kinds: match config.tenancy {
+            Tenancy::Platform => Permission::Allowed,
+            Tenancy::Tenant => Permission::Denied,
+        },
     };
     let reviewer = Reviewer::new(cluster.client.clone(), settings, metrics.clone());
     let server = Server::bind(WEBHOOK_FLAG, &wanted.address, http::admission::router(&reviewer)).await?;

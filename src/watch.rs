@@ -17,7 +17,7 @@ mod plan;
 mod process;
 mod scan;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,25 +25,34 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
 pub use dispatch::Bounds;
 pub use filter::{Choice, Consent, Filter, NAMESPACE_WATCH_ANNOTATION, Rule, RuleSet, Terms, WATCH_LABEL};
+pub use plan::ClusterWide;
 pub use process::{Interest, Program};
 
 use crate::metrics::{Metrics, Reach, Reading, Sizes, Stream};
 use crate::model::{Namespace, TargetKey};
 use crate::store::Store;
-use api::{Extent, KubeApi};
+use api::{Api, Extent, KubeApi, Page};
 use dispatch::Dispatch;
 use drive::{Driver, Wanted};
+use plan::{Limits, Streams};
 use process::Processor;
 
 /// Lists that run at once.
 const PARALLEL_LISTS: usize = 4;
 /// Changes of interest are gathered for so long before the streams are planned.
 const GATHER: Duration = Duration::from_millis(20);
+/// How often refused cluster-wide lists are looked for.
+const LOOK: Duration = Duration::from_secs(5);
+/// A refused cluster-wide list that is needed is tried again after this.
+const WIDEN: Duration = Duration::from_secs(20);
+/// The longest time until one that was refused again after that is tried once more.
+const MAX_WIDEN: Duration = Duration::from_hours(1);
 
 /// Settings of the watch stage.
 #[derive(Debug, Clone, Copy)]
@@ -58,15 +67,37 @@ pub struct Settings {
     pub resync: Duration,
     /// Minor version of the API server.
     pub server_minor: u32,
+    /// Whether one stream may cover all namespaces.
+    pub cluster_wide: ClusterWide,
 }
 
 /// Why a part cannot be listed or watched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// What cannot be done.
+    pub fault: Fault,
     /// HTTP status, where the server answered.
     pub code: Option<u16>,
     /// The whole cause chain.
     pub message: String,
+}
+
+/// What cannot be done with a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// To list it.
+    List,
+    /// To watch it.
+    Watch,
+    /// To open a stream: all connections are in use.
+    Budget,
+}
+
+impl Problem {
+    fn over_budget(limit: usize) -> Self {
+        let message = format!("all {limit} watch connections are in use");
+        Self { fault: Fault::Budget, code: None, message }
+    }
 }
 
 /// The streams that fail, and a wake-up for whoever reports them.
@@ -77,16 +108,25 @@ pub struct Health {
 
 #[derive(Debug, Default)]
 struct HealthInner {
-    problems: Mutex<BTreeMap<Extent, Problem>>,
+    problems: Mutex<BTreeMap<Extent, Noted>>,
     changed: Notify,
+}
+
+/// A problem, and how often it was met without anything else in between.
+#[derive(Debug)]
+struct Noted {
+    problem: Problem,
+    times: u32,
 }
 
 impl Health {
     /// Notes a failure; tells whether it is news.
     fn note(&self, extent: &Extent, problem: Problem) -> bool {
         let mut problems = self.inner.problems.lock();
-        let news = problems.get(extent).is_none_or(|before| before.code != problem.code);
-        problems.insert(extent.clone(), problem);
+        let same = |before: &&Noted| (before.problem.fault, before.problem.code) == (problem.fault, problem.code);
+        let times = problems.get(extent).filter(same).map_or(0, |before| before.times) + 1;
+        let news = times == 1;
+        problems.insert(extent.clone(), Noted { problem, times });
         drop(problems);
         if news {
             self.inner.changed.notify_one();
@@ -100,10 +140,20 @@ impl Health {
         }
     }
 
+    fn over_budget(&self, resource: &Resource) -> bool {
+        let problems = self.inner.problems.lock();
+        problems.iter().any(|(extent, noted)| *extent.resource == *resource && noted.problem.fault == Fault::Budget)
+    }
+
+    /// Tells whether the cluster-wide stream is refused. A list twice: an API server that starts refuses everything for a
+    /// moment.
     fn refused(&self, resource: &Resource) -> bool {
         let problems = self.inner.problems.lock();
-        problems.iter().any(|(extent, problem)| {
-            *extent.resource == *resource && extent.namespace.is_none() && problem.code == Some(403)
+        problems.iter().any(|(extent, Noted { problem, times })| {
+            *extent.resource == *resource
+                && extent.namespace.is_none()
+                && problem.code == Some(403)
+                && (*times > 1 || problem.fault == Fault::Watch)
         })
     }
 }
@@ -121,7 +171,7 @@ struct Desired {
 /// All streams.
 pub struct WatchSet {
     settings: Settings,
-    api: KubeApi,
+    api: Arc<dyn Api>,
     shared: Arc<drive::Shared>,
     desired: Mutex<Desired>,
     wake: Notify,
@@ -137,10 +187,29 @@ struct Running {
     ended: CancellationToken,
 }
 
+/// What the last plan came to.
+#[derive(Default)]
+struct Planned {
+    running: HashMap<Extent, Running>,
+    /// Parts without a stream.
+    left_out: BTreeSet<Extent>,
+}
+
 impl WatchSet {
     /// Starts the dispatch lanes; [`WatchSet::run`] starts the streams.
     pub fn new(
         client: kube::Client,
+        store: Store,
+        metrics: &Arc<Metrics>,
+        settings: Settings,
+        cancel: &CancellationToken,
+    ) -> Arc<Self> {
+        let api = KubeApi::new(client, metrics.clone(), settings.server_minor);
+        Self::over(Arc::new(api), store, metrics, settings, cancel)
+    }
+
+    fn over(
+        api: Arc<dyn Api>,
         store: Store,
         metrics: &Arc<Metrics>,
         settings: Settings,
@@ -159,7 +228,7 @@ impl WatchSet {
         };
         Arc::new(Self {
             settings,
-            api: KubeApi::new(client, metrics.clone(), settings.server_minor),
+            api,
             shared: Arc::new(shared),
             desired: Mutex::default(),
             wake: Notify::new(),
@@ -214,7 +283,7 @@ impl WatchSet {
     pub fn problems(&self, interest: &Interest) -> BTreeMap<Namespace, Problem> {
         let problems = self.shared.health.inner.problems.lock();
         let of_target = problems.iter().filter(|(extent, _)| extent.resource == interest.resource);
-        let named = of_target.filter_map(|(extent, problem)| match &extent.namespace {
+        let named = of_target.filter_map(|(extent, Noted { problem, .. })| match &extent.namespace {
             Some(namespace) if interest.namespaces.contains_key(namespace) => {
                 Some((namespace.clone(), problem.clone()))
             }
@@ -235,7 +304,8 @@ impl WatchSet {
     /// A stream or a lane that ends by itself is a bug, and ends this too.
     pub async fn run(self: Arc<Self>, cancel: CancellationToken) -> Result<(), tokio::task::JoinError> {
         let mut streams: JoinSet<()> = JoinSet::new();
-        let mut running: HashMap<Extent, Running> = HashMap::new();
+        let mut planned = Planned::default();
+        streams.spawn(self.clone().widen());
         let mut lanes = std::mem::take(&mut *self.lanes.lock());
         loop {
             tokio::select! {
@@ -249,13 +319,13 @@ impl WatchSet {
                     ended?;
                     continue;
                 }
-                () = tokio::time::sleep(Duration::from_secs(5)), if !running.is_empty() => {
+                () = tokio::time::sleep(LOOK), if !planned.running.is_empty() => {
                     if !self.narrow() {
                         continue;
                     }
                 }
             }
-            self.plan(&mut running, &mut streams);
+            self.plan(&mut planned, &mut streams);
         }
         streams.shutdown().await;
         while let Some(ended) = lanes.join_next().await {
@@ -276,23 +346,81 @@ impl WatchSet {
         refused.into_iter().fold(false, |new, resource| desired.narrow.insert(resource) | new)
     }
 
-    fn plan(&self, running: &mut HashMap<Extent, Running>, streams: &mut JoinSet<()>) {
+    /// Asks again for the cluster-wide lists that were refused and would be used, for ever.
+    async fn widen(self: Arc<Self>) {
+        if self.settings.cluster_wide == ClusterWide::Never {
+            return;
+        }
+        let mut pauses: BTreeMap<Arc<Resource>, (Instant, Duration)> = BTreeMap::new();
+        loop {
+            tokio::time::sleep(WIDEN).await;
+            for extent in self.refused_and_needed() {
+                let resource = extent.resource.clone();
+                let now = Instant::now();
+                let (next, pause) = pauses.get(&resource).copied().unwrap_or((now, WIDEN));
+                if now < next {
+                    continue;
+                }
+                if self.api.list(&extent, Page::Probe).await.is_ok() {
+                    tracing::info!(resource = %resource.plural, "the cluster-wide list is permitted now");
+                    self.desired.lock().narrow.remove(&resource);
+                    // What may be listed and not watched would go to and fro.
+                    let pause = (2 * pause).min(MAX_WIDEN);
+                    pauses.insert(resource, (now + pause, pause));
+                    self.wake.notify_one();
+                }
+            }
+        }
+    }
+
+    /// Returns the cluster-wide streams that were refused and would be used.
+    fn refused_and_needed(&self) -> Vec<Extent> {
+        let desired = self.desired.lock();
+        let wanted = plan::wanted(desired.interests.values());
+        let needed = desired.narrow.iter().filter_map(|resource| {
+            let wanted = wanted.get(resource)?;
+            let many = wanted.count() > self.settings.max_namespaced || self.shared.health.over_budget(resource);
+            many.then(|| wanted.wide(resource))
+        });
+        needed.collect()
+    }
+
+    fn plan(&self, planned: &mut Planned, streams: &mut JoinSet<()>) {
         let mut desired = self.desired.lock();
         let again = std::mem::take(&mut desired.again);
-        let extents = plan::extents(desired.interests.values(), &desired.narrow, &self.settings);
+        let limits = Limits {
+            namespaced: self.settings.max_namespaced,
+            connections: self.settings.max_connections,
+            cluster_wide: self.settings.cluster_wide,
+        };
+        // A stream that asks for other labels than before is the same one as far as the budget is concerned.
+        let places: HashSet<_> = planned.running.keys().map(Extent::place).collect();
+        let runs = |extent: &Extent| places.contains(&extent.place());
+        let wanted = plan::wanted(desired.interests.values());
+        let Streams { open: extents, left_out } = plan::streams(&wanted, &desired.narrow, &limits, runs);
         self.shared.processor.watch_for(desired.interests.values());
         drop(desired);
 
+        for extent in planned.left_out.difference(&left_out) {
+            self.shared.health.clear(extent);
+        }
+        planned.left_out = left_out;
+        let running = &mut planned.running;
         let mut ending: HashMap<Arc<Resource>, Vec<CancellationToken>> = HashMap::new();
         running.retain(|extent, stream| {
             let keep = extents.contains(extent);
             if !keep {
                 stream.task.abort();
-                self.shared.health.clear(extent);
+                if !planned.left_out.contains(extent) {
+                    self.shared.health.clear(extent);
+                }
                 ending.entry(extent.resource.clone()).or_default().push(stream.ended.clone());
             }
             keep
         });
+        for extent in &planned.left_out {
+            self.shared.unwatched(extent, Problem::over_budget(limits.connections));
+        }
         for (resource, namespaces) in again {
             for (extent, stream) in running.iter().filter(|(extent, _)| extent.resource == resource) {
                 match &extent.namespace {
@@ -364,3 +492,6 @@ impl Sizes for WatchSet {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,7 +69,10 @@ fn what_goes_and_what_does_not_change_passes_unseen() {
     let annotated = json!({"metadata": {"annotations": {"a": "b"}}, "spec": wrong});
     refused(decide(Kind::Target, &annotated, Some(&before), &none));
     let key = key(Kind::Target);
-    assert_eq!(needs(&Review { kind: Kind::Target, key: &key, object: &going, old: None }), Needs::default());
+    assert_eq!(
+        needs(&Review { kind: Kind::Target, key: &key, object: &going, old: None }, &SETTINGS),
+        Needs::default()
+    );
 }
 
 #[test]
@@ -208,7 +211,7 @@ fn a_scope_limits_what_is_written() {
 fn nothing_is_looked_up_that_does_not_decide() {
     let ask = |kind: Kind, spec: Value| {
         let object = json!({ "spec": spec });
-        needs(&Review { kind, key: &key(kind), object: &object, old: None })
+        needs(&Review { kind, key: &key(kind), object: &object, old: None }, &SETTINGS)
     };
     let of = |namespace: &str| Some(Namespace::new(namespace));
     let profile = |namespace: &str| Some(ObjectKey::new(Namespace::new(namespace), Name::new("p")));
@@ -237,6 +240,7 @@ fn kinds_for_the_whole_cluster_are_refused_in_tenant_mode() {
     for kind in [Kind::ClusterTarget, Kind::ClusterInventory] {
         let spec = json!({"spec": {"profileRef": {"name": "p", "namespace": "n"}}});
         let review = Review { kind, key: &key(kind), object: &spec, old: None };
+        assert_eq!(needs(&review, &settings), Needs::default());
         let said = refused(super::review(&review, &settings, &Surroundings::default()));
         assert!(said.starts_with(&format!("{} x: needs rights in the whole cluster", kind.as_str())), "{said}");
     }

@@ -78,7 +78,7 @@ pub struct ManagerArgs {
     #[arg(long, default_value = ":9443", value_name = "ADDRESS", help_heading = "Admission")]
     pub webhook_bind_address: Bind,
     /// Directory of the serving pair of the webhooks, read again when it changes. Empty: the operator makes a pair, shares
-    /// it in `--webhook-secret` and tells the API server by `--webhook-configuration`
+    /// it in `--webhook-secret` and tells the API server by `--webhook-configuration`; in tenant mode it serves none
     #[arg(long, default_value = "", value_name = "DIRECTORY", help_heading = "Admission")]
     pub webhook_cert_path: String,
     /// File name of the certificate in `--webhook-cert-path`
@@ -110,10 +110,10 @@ pub struct ManagerArgs {
     /// Time between renewals; must be less than the renew deadline, and that less than the lease duration
     #[arg(long, default_value = "5s", value_parser = parse_duration, allow_hyphen_values = true, value_name = "DURATION", help_heading = "High availability")]
     pub leader_elect_retry_period: Duration,
-    /// Run with permissions in namespaces only. Not in this build
+    /// Run with permissions in namespaces only: those of `--watch-namespaces`, or the operator's own
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = parse_bool, action = Set, default_value = "false", value_name = "BOOL", help_heading = "Tenancy and network")]
     pub tenant_mode: bool,
-    /// Namespaces to watch, comma-separated; empty is all. Other values are not in this build
+    /// Namespaces to look at, comma-separated, for our own resources and for what is collected; empty is all
     #[arg(long, default_value = "", value_name = "LIST", help_heading = "Tenancy and network")]
     pub watch_namespaces: List,
     /// Namespaces of a target that names none itself, comma-separated; empty is all

@@ -108,9 +108,7 @@ fn wrong_values_and_unknown_flags_end_with_2() {
 fn what_is_not_served_is_named_with_the_fix() {
     for (flag, set, unset) in [
         ("--inventory-http-enabled", "true", "false"),
-        ("--tenant-mode", "true", "false"),
         ("--enable-http2", "true", "false"),
-        ("--watch-namespaces", "a", ""),
         ("--reconcile-rate-limit", "1s", "0"),
         ("--kube-api-qps", "20", "0"),
         ("--kube-api-burst", "30", "0"),
@@ -147,6 +145,8 @@ fn webhooks_are_served_with_a_pair_of_our_own_unless_told_otherwise() {
     let files = ServingPair::Files { certificate: "/c/tls.crt".into(), key: "/c/k.pem".into() };
     let brought = webhooks(&["--webhook-cert-path=/c", "--webhook-cert-key=k.pem"]).unwrap();
     assert_eq!(brought.pair, WebhookPair::Brought(files));
+    assert_eq!(webhooks(&["--tenant-mode"]), None, "telling the API server takes a right on the cluster");
+    assert_eq!(webhooks(&["--tenant-mode", "--webhook-cert-path=/c", "--webhook-cert-key=k.pem"]), Some(brought));
     assert_eq!(webhooks(&["--validating-webhooks-enabled=false"]), None);
     assert_eq!(webhooks(&["--webhook-bind-address=0"]), None);
 }
@@ -164,7 +164,7 @@ fn profiles_are_served_only_when_asked_for() {
 #[test]
 fn all_complaints_come_at_once() {
     let ConfigErrors(errors) =
-        config(&["--enable-http2", "--tenant-mode", "--leader-elect-retry-period=50s"]).unwrap_err();
+        config(&["--enable-http2", "--inventory-http-enabled", "--leader-elect-retry-period=50s"]).unwrap_err();
     assert_eq!(errors.len(), 3);
 }
 

@@ -21,6 +21,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Bound;
 use crate::model::{Namespace, ObjectKey};
 use crate::secret::Secret;
 
@@ -28,7 +29,8 @@ use crate::secret::Secret;
 pub(super) const SHARED_WITH: &str = "kollect.dev/shared-with";
 /// Where the watch is refused, and after a failed read, wanted Secrets are read this often.
 const POLL: Duration = Duration::from_secs(20);
-/// With wanted Secrets in more namespaces than this, one watch covers all: it is shown changes only.
+/// With wanted Secrets in more namespaces than this, one watch covers all: it is shown changes only. Not where the operator
+/// is bound to namespaces.
 const MAX_NAMESPACED: usize = 4;
 /// Changes of what is wanted are gathered for so long.
 const GATHER: Duration = Duration::from_millis(10);
@@ -111,6 +113,8 @@ pub(super) struct Secrets {
 
 struct Inner {
     client: kube::Client,
+    /// So many namespaces have a watch each before one covers all.
+    most_namespaced: usize,
     known: Mutex<BTreeMap<ObjectKey, Lookup>>,
     /// Those that were found and could not be read since: in use as they were, and tried again.
     doubtful: Mutex<BTreeSet<ObjectKey>>,
@@ -131,9 +135,13 @@ struct Watching {
 }
 
 impl Secrets {
-    pub(super) fn new(client: kube::Client) -> Self {
+    pub(super) fn new(client: kube::Client, bound: &Bound) -> Self {
         let inner = Inner {
             client,
+            most_namespaced: match bound {
+                Bound::Cluster => MAX_NAMESPACED,
+                Bound::Namespaces(_) => usize::MAX,
+            },
             known: Mutex::default(),
             doubtful: Mutex::default(),
             news: Mutex::default(),
@@ -188,7 +196,7 @@ impl Secrets {
             }
             let namespaces: BTreeSet<Namespace> =
                 self.inner.known.lock().keys().map(|key| key.namespace.clone()).collect();
-            let reaches: BTreeSet<Reach> = if namespaces.len() > MAX_NAMESPACED {
+            let reaches: BTreeSet<Reach> = if namespaces.len() > self.inner.most_namespaced {
                 BTreeSet::from([None])
             } else {
                 namespaces.into_iter().map(Some).collect()

@@ -100,14 +100,14 @@ pub(super) enum News {
 #[derive(Debug)]
 pub(super) struct Shelf<S> {
     objects: BTreeMap<ObjectKey, Arc<Object<S>>>,
-    /// Objects of a list that is under way.
-    listing: BTreeSet<ObjectKey>,
+    /// Objects of the lists that are under way.
+    listing: BTreeMap<Place, BTreeSet<ObjectKey>>,
     synced: bool,
 }
 
 impl<S> Default for Shelf<S> {
     fn default() -> Self {
-        Self { objects: BTreeMap::new(), listing: BTreeSet::new(), synced: false }
+        Self { objects: BTreeMap::new(), listing: BTreeMap::new(), synced: false }
     }
 }
 
@@ -137,8 +137,8 @@ impl<S> Shelf<S> {
 
 impl<S: DeserializeOwned> Shelf<S> {
     /// Takes an event in; returns the keys that it concerns, and how.
-    pub(super) fn take(&mut self, event: Event<DynamicObject>) -> Vec<(ObjectKey, News)> {
-        self.take_as::<S>(event)
+    pub(super) fn take(&mut self, heard: Heard) -> Vec<(ObjectKey, News)> {
+        self.take_as::<S>(heard)
     }
 }
 
@@ -146,25 +146,25 @@ impl<S> Shelf<S> {
     /// Takes an event in whose object has a spec of its own form.
     pub(super) fn take_as<D: DeserializeOwned + Into<S>>(
         &mut self,
-        event: Event<DynamicObject>,
+        Heard { place, event }: Heard,
     ) -> Vec<(ObjectKey, News)> {
         match event {
             Event::Init => {
-                self.listing.clear();
+                self.listing.remove(&place);
                 Vec::new()
             }
             Event::InitApply(object) => {
                 let (key, news) = self.put::<D>(object);
-                self.listing.insert(key.clone());
+                self.listing.entry(place).or_default().insert(key.clone());
                 vec![(key, news)]
             }
             Event::InitDone => {
                 self.synced = true;
-                let listing = std::mem::take(&mut self.listing);
-                let gone = self.objects.keys().filter(|key| !listing.contains(*key));
-                let gone = gone.map(|key| (key.clone(), News::Spec)).collect();
-                self.objects.retain(|key, _| listing.contains(key));
-                gone
+                let listing = self.listing.remove(&place).unwrap_or_default();
+                // A list says nothing of what is elsewhere.
+                let here = |key: &ObjectKey| place.as_ref().is_none_or(|namespace| *namespace == key.namespace);
+                let gone = self.objects.extract_if(.., |key, _| here(key) && !listing.contains(key));
+                gone.map(|(key, _)| (key, News::Spec)).collect()
             }
             Event::Apply(object) => vec![self.put::<D>(object)],
             Event::Delete(object) => {
@@ -191,27 +191,49 @@ impl<S> Shelf<S> {
     }
 }
 
+/// Where a watch looks: one namespace, or all.
+pub(super) type Place = Option<Namespace>;
+
+/// What one watch of one of our kinds said.
+#[derive(Debug)]
+pub(super) struct Heard {
+    pub(super) place: Place,
+    pub(super) event: Event<DynamicObject>,
+}
+
 /// What a watch of our own objects, or of namespaces, delivers.
 #[derive(Debug)]
 pub(super) enum Notice {
     /// Of one of our kinds.
-    Object(Kind, Event<DynamicObject>),
+    Object(Kind, Heard),
+    /// One of our kinds may not be listed in a namespace.
+    Refused(Kind, Namespace),
     /// Of a namespace.
     Namespace(Event<PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>>),
 }
 
 /// Watches one of our kinds for ever. Failures are logged once and tried again with backoff.
-pub(super) async fn watch_kind(client: kube::Client, kind: Kind, notices: mpsc::Sender<Notice>) {
-    let api: Api<DynamicObject> = Api::all_with(client, &kind.resource());
+pub(super) async fn watch_kind(client: kube::Client, kind: Kind, place: Place, notices: mpsc::Sender<Notice>) {
+    let api: Api<DynamicObject> = match &place {
+        None => Api::all_with(client, &kind.resource()),
+        Some(namespace) => Api::namespaced_with(client, namespace.as_str(), &kind.resource()),
+    };
     let stream = watcher::watcher(api, watcher::Config::default()).backoff(delays());
-    forward(stream, kind.as_str(), notices, |event| Notice::Object(kind, event)).await;
+    forward(stream, kind.as_str(), notices, |event| match event {
+        Ok(event) => Some(Notice::Object(kind, Heard { place: place.clone(), event })),
+        Err(watcher::Error::InitialListFailed(kube::Error::Api(answer))) if answer.code == 403 => {
+            place.clone().map(|namespace| Notice::Refused(kind, namespace))
+        }
+        Err(_) => None,
+    })
+    .await;
 }
 
 /// Watches labels and annotations of all namespaces for ever.
 pub(super) async fn watch_namespaces(client: kube::Client, notices: mpsc::Sender<Notice>) {
     let api: Api<PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>> = Api::all(client);
     let stream = watcher::watcher(api, watcher::Config::default()).backoff(delays());
-    forward(stream, "Namespace", notices, Notice::Namespace).await;
+    forward(stream, "Namespace", notices, |event| event.ok().map(Notice::Namespace)).await;
 }
 
 /// Full jitter up to [`MAX_DELAY`], from the start again after two minutes without failure.
@@ -240,23 +262,28 @@ async fn forward<T>(
     stream: impl futures::Stream<Item = Result<T, watcher::Error>>,
     kind: &str,
     notices: mpsc::Sender<Notice>,
-    notice: impl Fn(T) -> Notice,
+    notice: impl Fn(Result<T, &watcher::Error>) -> Option<Notice>,
 ) {
     let mut stream = std::pin::pin!(stream);
     let mut failing = false;
     while let Some(event) = stream.next().await {
-        match event {
+        let notice = match event {
             Ok(event) => {
                 failing = false;
-                if notices.send(notice(event)).await.is_err() {
-                    return;
+                notice(Ok(event))
+            }
+            Err(error) => {
+                if !failing {
+                    failing = true;
+                    tracing::warn!(kind, error = crate::error::chain(&error), "watch failed, trying again");
                 }
+                notice(Err(&error))
             }
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(kind, error = crate::error::chain(&error), "watch failed, trying again");
-            }
-            Err(_) => {}
+        };
+        if let Some(notice) = notice
+            && notices.send(notice).await.is_err()
+        {
+            return;
         }
     }
 }
@@ -283,5 +310,28 @@ mod tests {
         assert!(scope.starts_with("spec.minExportInterval: invalid duration \"soon\""), "{scope}");
         let two = said::<KollectClusterScopeSpec>(&json!({"deniedNamespaces": 1, "minExportInterval": "soon"}));
         assert!(two.starts_with("spec: invalid type"), "{two}");
+    }
+
+    #[test]
+    fn a_list_of_one_namespace_removes_nothing_from_another() {
+        let mut shelf: Shelf<Value> = Shelf::default();
+        let object = |namespace: &str, name: &str| {
+            let metadata = json!({"namespace": namespace, "name": name});
+            serde_json::from_value::<DynamicObject>(json!({"metadata": metadata, "spec": {}})).unwrap()
+        };
+        let mut hear = |namespace: Option<&'static str>, event| {
+            let keys = shelf.take(Heard { place: namespace.map(Namespace::new), event });
+            keys.into_iter().map(|(key, _)| key.to_string()).collect::<Vec<_>>()
+        };
+        for (namespace, name) in [("a", "one"), ("b", "two")] {
+            hear(Some(namespace), Event::Init);
+            hear(Some(namespace), Event::InitApply(object(namespace, name)));
+        }
+        assert_eq!(hear(Some("a"), Event::InitDone), [""; 0]);
+        assert_eq!(hear(Some("b"), Event::InitDone), [""; 0], "the lists of two namespaces run at the same time");
+        hear(Some("a"), Event::Init);
+        assert_eq!(hear(Some("a"), Event::InitDone), ["a/one"]);
+        hear(None, Event::Init);
+        assert_eq!(hear(None, Event::InitDone), ["b/two"], "a list of everything");
     }
 }

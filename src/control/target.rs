@@ -1,6 +1,7 @@
 //! KollectTarget: what to collect, where.
 
 pub(super) mod absence;
+mod access;
 mod brake;
 pub(super) mod cluster;
 mod filter;
@@ -208,6 +209,7 @@ impl Control {
         let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
         let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, &mut state.compiled)?;
         let resource = self.resource(&spec.profile_ref, &gvk, &mut state.absence)?.clone();
+        access::within(&self.parts.config.bound, &spec.profile_ref, &gvk, &resource)?;
         let matched = match resource.scope {
             Scope::Namespaced => self.matched(target.namespaces()),
             Scope::Cluster => BTreeMap::new(),
@@ -455,11 +457,8 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
         let last = counts.last_failure.as_deref().unwrap_or_default();
         let message = format!("{} resource(s) failed attribute extraction: {last}", counts.failing);
         Some((reasons::EXTRACTION_FAILED, message, Class::Terminal))
-    } else if let Some((namespace, problem)) = problems.iter().find(|(_, problem)| problem.code != Some(403)) {
-        let place =
-            if namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", namespace.as_str()) };
-        let message = format!("failed to list or watch{place}: {}", problem.message);
-        Some((reasons::INFORMER_REGISTRATION_FAILED, message, Class::Transient))
+    } else if let Some(failure) = access::failure(problems) {
+        Some(failure)
     } else if let Sinks::Missing(sink) = &view.sinks {
         let message = format!("{sink}, which an inventory of this namespace names, does not exist; rows are collected");
         Some((reasons::SINK_NOT_FOUND, message, Class::Terminal))
@@ -492,13 +491,7 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
     let synced = if problems.is_empty() {
         finding(types::SYNCED, ConditionStatus::True, reasons::COLLECTING, &ready)
     } else {
-        let denied = some(problems.keys().filter(|namespace| !namespace.is_empty()));
-        let place = if denied.is_empty() { "the cluster".to_owned() } else { denied };
-        let message = format!(
-            "may not list in {place}; rows from there stay as they are. Grant list and watch to the operator: {}",
-            problems.values().next().map(|problem| problem.message.as_str()).unwrap_or_default()
-        );
-        finding(types::SYNCED, ConditionStatus::True, reasons::SCOPE_FORBIDDEN, &message)
+        finding(types::SYNCED, ConditionStatus::True, reasons::SCOPE_FORBIDDEN, &access::denied(problems))
     };
     let (reason, message) = match view.sinks {
         Sinks::None => (reasons::NO_SINKS_IN_NAMESPACE, "no inventory of this namespace names a sink"),

@@ -105,7 +105,7 @@ impl Reviewer {
         let key = ObjectKey::new(Namespace::new(request.namespace.as_str()), Name::new(request.name.as_str()));
         let old = Some(request.old_object).filter(|old| !old.is_null());
         let review = Review { kind, key: &key, object: &request.object, old: old.as_ref() };
-        let around = match self.lookup.find(&admission::needs(&review)).await {
+        let around = match self.lookup.find(&admission::needs(&review, &self.settings)).await {
             Ok(around) => around,
             Err(LookupError::Denied(said)) => return Ok(Decision::Refused(admission::refusal(&review, &said))),
             Err(error) => return Err(error),

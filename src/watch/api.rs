@@ -42,9 +42,19 @@ pub(super) struct Extent {
 }
 
 impl Extent {
-    /// Returns the query that asks for its labels, to be put behind another parameter.
-    fn query(&self) -> String {
-        if self.selector.is_empty() { String::new() } else { format!("&labelSelector={}", encoded(&self.selector)) }
+    /// Returns what it covers, whatever the labels.
+    pub(super) fn place(&self) -> (&Resource, Option<&Namespace>) {
+        (&self.resource, self.namespace.as_ref())
+    }
+
+    /// Returns the query that asks for its labels, behind these parameters.
+    fn query(&self, parameters: &str) -> String {
+        match (parameters, &*self.selector) {
+            ("", "") => String::new(),
+            (_, "") => format!("?{parameters}"),
+            ("", selector) => format!("?labelSelector={}", encoded(selector)),
+            (_, selector) => format!("?{parameters}&labelSelector={}", encoded(selector)),
+        }
     }
 }
 
@@ -64,10 +74,23 @@ fn encoded(text: &str) -> String {
     encoded
 }
 
+/// How much of a list to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Page<'a> {
+    /// From the start: all of it, or the first page from an older server.
+    First,
+    /// The page behind this token.
+    Next(&'a str),
+    /// All of it, from any server.
+    Whole,
+    /// One object: whether it is permitted.
+    Probe,
+}
+
 /// Lists and watches. The real one talks to a server; tests script it.
 pub(super) trait Api: Send + Sync {
-    /// Starts a consistent list; `page` is the token of the next page.
-    fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>>;
+    /// Starts a consistent list.
+    fn list<'a>(&'a self, extent: &'a Extent, page: Page<'a>) -> BoxFuture<'a, Result<Reply, ApiError>>;
 
     /// Starts a watch after `version`.
     fn watch<'a>(&'a self, extent: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>>;
@@ -146,22 +169,21 @@ impl KubeApi {
 }
 
 impl Api for KubeApi {
-    fn list<'a>(&'a self, extent: &'a Extent, page: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
-        let labels = extent.query();
-        let query = match (self.paged, page) {
-            (false, _) if labels.is_empty() => String::new(),
-            (false, _) => format!("?{}", labels.trim_start_matches('&')),
-            (true, "") => format!("?limit={PAGE}{labels}"),
-            (true, page) => format!("?limit={PAGE}&continue={page}{labels}"),
+    fn list<'a>(&'a self, extent: &'a Extent, page: Page<'a>) -> BoxFuture<'a, Result<Reply, ApiError>> {
+        let page = match page {
+            Page::First if self.paged => format!("limit={PAGE}"),
+            Page::First | Page::Whole => String::new(),
+            Page::Next(token) => format!("limit={PAGE}&continue={token}"),
+            Page::Probe => "limit=1".to_owned(),
         };
+        let query = extent.query(&page);
         Box::pin(async move { self.get(Verb::List, extent, &query, LIST_IDLE).await })
     }
 
     fn watch<'a>(&'a self, extent: &'a Extent, version: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
-        let labels = extent.query();
-        let query = format!(
-            "?watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}{labels}"
-        );
+        let query = extent.query(&format!(
+            "watch=true&allowWatchBookmarks=true&timeoutSeconds={WATCH_SECONDS}&resourceVersion={version}"
+        ));
         Box::pin(async move { self.get(Verb::Watch, extent, &query, WATCH_IDLE).await })
     }
 }
@@ -194,6 +216,21 @@ fn with_idle_limit(body: Reply, idle: Duration) -> Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::watch::discover::Scope;
+
+    #[test]
+    fn a_selector_stands_behind_whatever_else_is_asked() {
+        let resource =
+            Resource { group: "".into(), version: "v1".into(), plural: "pods".into(), scope: Scope::Namespaced };
+        let query = |selector: &str, parameters: &str| {
+            let extent = Extent { resource: Arc::new(resource.clone()), namespace: None, selector: selector.into() };
+            extent.query(parameters)
+        };
+        assert_eq!(query("", ""), "");
+        assert_eq!(query("", "limit=1"), "?limit=1");
+        assert_eq!(query("app=web", ""), "?labelSelector=app%3Dweb");
+        assert_eq!(query("app=web", "limit=1"), "?limit=1&labelSelector=app%3Dweb");
+    }
 
     #[test]
     fn a_selector_survives_the_way_into_a_url() {

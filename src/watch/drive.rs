@@ -28,11 +28,11 @@ use serde_json::value::RawValue;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 
-use super::api::{Api, ApiError, Extent, Reply};
+use super::api::{Api, ApiError, Extent, Page, Reply};
 use super::dispatch::{Change, Dispatch, Event};
 use super::process::{Interest, Processor};
-use super::scan::{Lines, Scanner};
-use super::{Health, Problem};
+use super::scan::{Lines, ListMeta, Scanner};
+use super::{Fault, Health, Problem};
 use crate::error::Classify;
 use crate::extract;
 use crate::model::{Namespace, TargetKey, Uid};
@@ -43,6 +43,8 @@ use crate::store::{Store, is_mass_deletion};
 const MAX_PARTIAL: usize = 10;
 /// A refused list is tried again after this, so that a granted right takes effect within a minute.
 const FORBIDDEN_RETRY: Duration = Duration::from_secs(20);
+/// The first time sooner: it may be the moment.
+const FORBIDDEN_FIRST: Duration = Duration::from_secs(2);
 /// The pause before a watch that has ended is opened again.
 const REOPEN: Duration = Duration::from_millis(50);
 /// The longest wait after other failures.
@@ -94,9 +96,24 @@ pub(super) struct Shared {
     pub(super) resync: Duration,
 }
 
+impl Shared {
+    /// Notes that an extent cannot be followed: nothing is known there any more. Tells whether that is news.
+    pub(super) fn unwatched(&self, extent: &Extent, problem: Problem) -> bool {
+        let news = self.health.note(extent, problem);
+        for interest in self.processor.index().interests(&extent.resource, extent.namespace.as_ref()) {
+            match &extent.namespace {
+                Some(namespace) => interest.target.forget(namespace),
+                None if interest.namespaces.is_empty() => interest.target.forget(&Namespace::new("")),
+                None => interest.namespaces.keys().for_each(|namespace| interest.target.forget(namespace)),
+            }
+        }
+        news
+    }
+}
+
 /// One stream.
-pub(super) struct Driver<A> {
-    pub(super) api: A,
+pub(super) struct Driver {
+    pub(super) api: Arc<dyn Api>,
     pub(super) extent: Extent,
     pub(super) wanted: Arc<Wanted>,
     pub(super) shared: Arc<Shared>,
@@ -170,28 +187,39 @@ struct BookmarkMeta {
     resource_version: String,
 }
 
-impl<A: Api> Driver<A> {
+impl Driver {
     /// Runs until it is dropped.
     pub(super) async fn run(self) {
         let mut state = State::List;
         let mut doubt = Doubt::default();
         let mut backoff = Backoff::capped(RandomState::new().hash_one(&self.extent), MAX_DELAY);
+        let mut refusals = 0u32;
         loop {
             match self.step(&mut state, &mut doubt).await {
-                Ok(()) => backoff.reset(),
+                Ok(()) => {
+                    backoff.reset();
+                    // A list proves nothing while the watch behind it is refused.
+                    if matches!(&state, State::Watch(watching) if watching.reply.is_some()) {
+                        refusals = 0;
+                    }
+                }
                 Err(error) if error.expired() => {
                     tracing::info!(resource = %self.extent.resource.plural, "watch expired, listing again");
                     state = State::List;
                 }
                 Err(error) => {
-                    self.failed(&error);
+                    let fault = if matches!(state, State::List) { Fault::List } else { Fault::Watch };
+                    self.failed(fault, &error);
                     // What is unknown now only a list makes known again, and a resource that went and came back counts from
                     // another version: a watch that goes on would not do.
                     if matches!(error.code(), Some(403 | 404)) {
                         state = State::List;
                     }
                     let delay = match error.class() {
-                        crate::error::Class::Forbidden => FORBIDDEN_RETRY,
+                        crate::error::Class::Forbidden => {
+                            refusals += 1;
+                            if refusals == 1 { FORBIDDEN_FIRST } else { FORBIDDEN_RETRY }
+                        }
                         _ => backoff.next_delay(),
                     };
                     tokio::time::sleep(delay).await;
@@ -224,23 +252,26 @@ impl<A: Api> Driver<A> {
         let _turn = self.shared.lists.acquire().await;
         let started = Instant::now();
         let interests = self.interests(extent);
-        let mark = self.shared.store.next_mark();
-        let (mut page, mut items, mut count) = (String::new(), Vec::new(), 0usize);
+        let (mut mark, mut count) = (self.shared.store.next_mark(), 0usize);
+        let (mut token, mut whole) = (String::new(), false);
         let version = loop {
-            let mut reply = self.api.list(extent, &page).await?;
-            let mut scanner = Scanner::default();
-            while let Some(chunk) = reply.next().await {
-                scanner.feed(&chunk?, &mut items).map_err(|error| ApiError::Reply(error.into()))?;
-                count += items.len();
-                for item in items.drain(..) {
-                    self.dispatch(item, Change::Listed, mark, None).await;
+            let page = match token.as_str() {
+                "" if whole => Page::Whole,
+                "" => Page::First,
+                token => Page::Next(token),
+            };
+            match self.page(extent, page, mark, &mut count).await {
+                Ok(ListMeta { next, resource_version }) if next.is_empty() => break resource_version,
+                Ok(meta) => token = meta.next,
+                // The token was good for minutes. The pages read so far are of no use: what they had may be gone. A server
+                // that cannot hold a list for so long is asked for all of it at once.
+                Err(error) if error.expired() && !token.is_empty() => {
+                    tracing::info!(resource = %extent.resource.plural, rows = count, "list expired between two pages, reading all of it at once");
+                    (mark, count) = (self.shared.store.next_mark(), 0);
+                    (token, whole) = (String::new(), true);
                 }
+                Err(error) => return Err(error),
             }
-            let meta = scanner.finish().map_err(|error| ApiError::Reply(error.into()))?;
-            if meta.next.is_empty() {
-                break meta.resource_version;
-            }
-            page = meta.next;
         };
         self.shared.dispatch.barrier().await;
         self.shared.health.clear(extent);
@@ -265,6 +296,20 @@ impl<A: Api> Driver<A> {
             "listed"
         );
         Ok(Listed { version, mark, swept })
+    }
+
+    /// Reads one page of a list.
+    async fn page(&self, extent: &Extent, page: Page<'_>, mark: u32, count: &mut usize) -> Result<ListMeta, ApiError> {
+        let mut reply = self.api.list(extent, page).await?;
+        let (mut scanner, mut items) = (Scanner::default(), Vec::new());
+        while let Some(chunk) = reply.next().await {
+            scanner.feed(&chunk?, &mut items).map_err(|error| ApiError::Reply(error.into()))?;
+            *count += items.len();
+            for item in items.drain(..) {
+                self.dispatch(item, Change::Listed, mark, None).await;
+            }
+        }
+        scanner.finish().map_err(|error| ApiError::Reply(error.into()))
     }
 
     /// Returns whether sweeping an extent that was listed without an item removes most rows of some table.
@@ -446,9 +491,14 @@ impl<A: Api> Driver<A> {
         version
     }
 
-    fn failed(&self, error: &ApiError) {
-        let problem = Problem { code: error.code(), message: crate::error::chain(error) };
-        if self.shared.health.note(&self.extent, problem) {
+    fn failed(&self, fault: Fault, error: &ApiError) {
+        let problem = Problem { fault, code: error.code(), message: crate::error::chain(error) };
+        let news = if error.code() == Some(403) {
+            self.shared.unwatched(&self.extent, problem)
+        } else {
+            self.shared.health.note(&self.extent, problem)
+        };
+        if news {
             tracing::warn!(
                 resource = %self.extent.resource.plural,
                 namespace = self.extent.namespace.as_ref().map_or("", Namespace::as_str),
@@ -456,14 +506,6 @@ impl<A: Api> Driver<A> {
                 error = crate::error::chain(error),
                 "watch failed, trying again"
             );
-        }
-        if error.code() == Some(403) {
-            for interest in self.interests(&self.extent) {
-                match &self.extent.namespace {
-                    Some(namespace) => interest.target.forget(namespace),
-                    None => interest.target.forget(&Namespace::new("")),
-                }
-            }
         }
     }
 }

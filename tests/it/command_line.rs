@@ -58,13 +58,13 @@ fn a_command_line_that_cannot_be_read_ends_with_2() {
 
 #[test]
 fn a_flag_that_is_not_served_ends_the_start_in_the_log_form_asked_for() {
-    let output = kollect(&["manager", "--zap-devel=false", "--tenant-mode", "--enable-http2"]);
+    let output = kollect(&["manager", "--zap-devel=false", "--inventory-http-enabled", "--enable-http2"]);
     assert_eq!(output.status.code(), Some(1));
     let line: serde_json::Value = serde_json::from_str(&stderr(&output)).unwrap();
     assert_eq!((&line["level"], &line["msg"]), (&"error".into(), &"invalid settings".into()));
     assert_eq!(
         line["error"],
-        "--tenant-mode: not in this build; remove the flag; --enable-http2: not in this build; remove the flag"
+        "--inventory-http-enabled: not in this build; remove the flag; --enable-http2: not in this build; remove the flag"
     );
 }
 

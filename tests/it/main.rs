@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod admission;
 #[cfg(test)]
+mod chaos;
+#[cfg(test)]
 mod chart;
 #[cfg(test)]
 mod cluster_kinds;
@@ -24,6 +26,8 @@ mod gitops;
 mod guarantees;
 #[cfg(test)]
 mod high_availability;
+#[cfg(test)]
+mod kinds;
 #[cfg(test)]
 mod knowledge;
 #[cfg(test)]
@@ -54,5 +58,7 @@ mod scopes;
 mod sinks;
 #[cfg(test)]
 mod support;
+#[cfg(test)]
+mod tenant;
 #[cfg(test)]
 mod troubleshooting;

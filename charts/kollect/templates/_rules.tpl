@@ -57,6 +57,10 @@
 
 {{/* The same in one namespace. Kinds to collect are not among it: a team grants these itself, or by rbac.extraRules. */}}
 {{- define "kollect.rules.tenant" -}}
+# The namespace itself: its labels and annotations.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get, list, watch]

@@ -185,7 +185,10 @@ impl Control {
     /// Tells whether there is an inventory, of either kind, whose rows these may be.
     fn exists(&self, stray: &Stray) -> bool {
         let key = &stray.place.inventory;
-        self.shelves.inventories.get(key).is_some() || self.shelves.cluster_inventory(key).is_some()
+        // Where the operator does not look, it cannot tell.
+        !self.reach.knows(&key.namespace)
+            || self.shelves.inventories.get(key).is_some()
+            || self.shelves.cluster_inventory(key).is_some()
     }
 }
 

@@ -1,3 +1,5 @@
+mod pages;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::num::NonZeroUsize;
 
@@ -36,9 +38,15 @@ enum Watch {
 struct Scripted(Arc<Script>);
 
 impl Api for Scripted {
-    fn list<'a>(&'a self, extent: &'a Extent, _: &'a str) -> BoxFuture<'a, Result<Reply, ApiError>> {
+    fn list<'a>(&'a self, extent: &'a Extent, page: Page<'a>) -> BoxFuture<'a, Result<Reply, ApiError>> {
         let namespace = extent.namespace.as_ref().map_or("*", Namespace::as_str);
-        self.0.asked.lock().push(format!("list {namespace}"));
+        let page = match page {
+            Page::First => String::new(),
+            Page::Next(token) => format!(" behind {token}"),
+            Page::Whole => " at once".to_owned(),
+            Page::Probe => " for one".to_owned(),
+        };
+        self.0.asked.lock().push(format!("list {namespace}{page}"));
         let next = self.0.lists.lock().pop_front();
         Box::pin(async move {
             match next {
@@ -161,7 +169,7 @@ impl Stage {
 
     fn drive(&mut self, namespace: Option<&str>) {
         let driver = Driver {
-            api: Scripted(self.script.clone()),
+            api: Arc::new(Scripted(self.script.clone())),
             extent: extent(&self.resource, namespace),
             wanted: self.wanted.clone(),
             shared: self.shared.clone(),
@@ -307,7 +315,7 @@ async fn old_events_of_a_namespace_that_was_listed_again_are_skipped() {
     let stage = Stage::new(vec![], vec![]);
     stage.cover(&["m"]);
     let driver = Driver {
-        api: Scripted(stage.script.clone()),
+        api: Arc::new(Scripted(stage.script.clone())),
         extent: extent(&stage.resource, None),
         wanted: stage.wanted.clone(),
         shared: stage.shared.clone(),

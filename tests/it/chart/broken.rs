@@ -134,6 +134,12 @@ const BREAKS: &[Break] = &[
     (RBAC, "append .Values.watchNamespaces .Release.Namespace", "list .Release.Namespace", "in tenant mode nothing"),
     (
         RULES,
+        "  resources: [namespaces]\n  verbs: [get]\n",
+        "  resources: []\n  verbs: [get]\n",
+        "a tenant may do nothing",
+    ),
+    (
+        RULES,
         "resources: [kollectprofiles, kollectscopes]\n  verbs: [get, list, watch]",
         "resources: [kollectprofiles, kollectscopes]\n  verbs: [get, list, watch, patch]",
         "a tenant may do nothing",

@@ -161,8 +161,8 @@ fn tenant_is_less(chart: &Chart) -> Result<()> {
         tenant.iter().filter(|(group, ..)| !matches!(group.as_str(), "" | "kollect.dev")).collect();
     ensure!(collected.is_empty(), "{collected:?}");
     ensure!(!tenant.iter().any(|(_, resource, ..)| resource.contains("cluster")), "{tenant:?}");
-    // What it is for: to read the Secrets of sinks, and to keep the namespaced kinds.
-    for resource in ["secrets", "kollecttargets", "kollectinventories/status", "kollectscopes"] {
+    // What it is for: to read its namespaces and the Secrets of sinks, and to keep the namespaced kinds.
+    for resource in ["namespaces", "secrets", "kollecttargets", "kollectinventories/status", "kollectscopes"] {
         ensure!(tenant.iter().any(|(_, name, ..)| name == resource), "no right on {resource}");
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetS
 use crate::control::Control;
 use crate::control::shelf::Object;
 use crate::control::target::room::Fill;
-use crate::control::target::{Refusal, STARTING, some};
+use crate::control::target::{Refusal, STARTING, access, some};
 use crate::error::Class;
 use crate::model::{Namespace, ObjectKey};
 use crate::store::TargetCounts;
@@ -112,13 +112,7 @@ fn findings(view: &View<'_>) -> (Vec<Finding>, Option<Class>) {
     let synced = if view.problems.is_empty() {
         finding(types::SYNCED, ConditionStatus::True, reasons::COLLECTING, ready.clone())
     } else {
-        let denied = some(view.problems.keys().filter(|namespace| !namespace.is_empty()));
-        let place = if denied.is_empty() { "the cluster".to_owned() } else { denied };
-        let message = format!(
-            "may not list in {place}; rows from there stay as they are. Grant list and watch to the operator: {}",
-            view.problems.values().next().map(|problem| problem.message.as_str()).unwrap_or_default()
-        );
-        finding(types::SYNCED, ConditionStatus::True, reasons::SCOPE_FORBIDDEN, message)
+        finding(types::SYNCED, ConditionStatus::True, reasons::SCOPE_FORBIDDEN, access::denied(view.problems))
     };
     (vec![finding(types::READY, ConditionStatus::True, reasons::COLLECTING, ready), synced], None)
 }
@@ -142,10 +136,7 @@ fn degraded(view: &View<'_>) -> Option<(&'static str, String, Class)> {
         let message = view.fill.message(&view.counts.over_budget);
         return Some((reasons::STORE_BUDGET_EXCEEDED, message, Class::Terminal));
     }
-    let (namespace, problem) = view.problems.iter().find(|(_, problem)| problem.code != Some(403))?;
-    let place = if namespace.is_empty() { String::new() } else { format!(" in namespace {:?}", namespace.as_str()) };
-    let message = format!("failed to list or watch{place}: {}", problem.message);
-    Some((reasons::INFORMER_REGISTRATION_FAILED, message, Class::Transient))
+    access::failure(view.problems)
 }
 
 fn ready(view: &View<'_>) -> String {
@@ -191,6 +182,7 @@ fn substance(status: &KollectClusterTargetStatus, counts: &TargetCounts) -> Valu
 mod tests {
     use super::*;
     use crate::control::target::Rows;
+    use crate::watch::Fault;
 
     fn names(names: &[&'static str]) -> Vec<Namespace> {
         names.iter().map(|name| Namespace::new(*name)).collect()
@@ -203,7 +195,10 @@ mod tests {
         outcome: &Result<Places, Refusal>,
     ) -> (Vec<String>, Option<Class>) {
         let problem = |(namespace, code): &(&'static str, Option<u16>)| {
-            (Namespace::new(*namespace), Problem { code: *code, message: "the server says no".to_owned() })
+            (
+                Namespace::new(*namespace),
+                Problem { fault: Fault::List, code: *code, message: "the server says no".to_owned() },
+            )
         };
         let problems = problems.iter().map(problem).collect();
         let fill = Fill::of(&crate::store::Store::default());
@@ -274,7 +269,7 @@ mod tests {
                 &whole,
                 vec![("a", Some(500))],
                 Ok(places(&[])),
-                "InformerRegistrationFailed: failed to list or watch in namespace \"a\": the server says no",
+                "InformerRegistrationFailed: failed to list in namespace \"a\": the server says no",
                 Class::Transient,
             ),
             (
