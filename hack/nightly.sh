@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long chaos model load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness)
+STEPS=(test kill9 long chaos model load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness memory
+    cluster-target fanout)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -74,6 +75,19 @@ restart_commits == 0'
     freshness)
         bound=60m run=(hack/bench/bench.sh freshness --rows 100000 --rate 100)
         limits='p99_ms <= 350'
+        ;;
+    memory)
+        bound=60m run=(hack/bench/bench.sh memory --rows 100000)
+        limits='bytes_per_row <= 1.25 * attribute_bytes_per_row + 200
+relist_peak_rss_mib <= 1.2 * steady_rss_mib'
+        ;;
+    cluster-target)
+        bound=45m run=(hack/bench/bench.sh cluster-target --rows 20000 --namespaces 200)
+        limits='seconds <= 1.5 * raw_list_seconds + 2'
+        ;;
+    fanout)
+        bound=30m run=(hack/bench/bench.sh fanout)
+        limits='ratio < 1.2'
         ;;
     *)
         echo "there is no step '$1'; see hack/nightly.sh --list" >&2

@@ -15,6 +15,7 @@
 //!
 //! Nobody is called from here. Namespaces that changed are noted in [`Store::drain`], which the schedule empties.
 
+mod holders;
 mod journal;
 mod knowledge;
 mod size;
@@ -28,8 +29,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::metrics::{Reading, Sizes};
-use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq};
+use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq, Uid};
+use holders::Holders;
 
+pub use holders::Holder;
 pub use knowledge::{Coverage, Knowledge, is_mass_deletion};
 pub use table::{Awaited, Counts, Everything, Reader, Table, Target, TargetCounts, Walk, Whole};
 
@@ -60,6 +63,7 @@ struct Shared {
     /// What they may take.
     budget: Option<usize>,
     marks: AtomicU64,
+    holders: Holders,
     complete: AtomicBool,
 }
 
@@ -179,6 +183,12 @@ impl Store {
     /// Returns a mark for one run of a list, greater than all before.
     pub fn next_mark(&self) -> u32 {
         u32::try_from(self.shared.marks.fetch_add(1, Ordering::Relaxed) + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Appends the targets that hold something of an object: a row, or the note of a failure. One that holds nothing may be
+    /// among them by chance.
+    pub fn holders(&self, uid: &Uid, found: &mut Vec<Holder>) {
+        self.shared.holders.of(uid, found);
     }
 
     /// Returns the number of rows in all tables.

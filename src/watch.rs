@@ -9,6 +9,7 @@
 //! until it is a row.
 
 mod api;
+mod audience;
 mod discover;
 mod dispatch;
 mod drive;
@@ -215,7 +216,7 @@ impl WatchSet {
         settings: Settings,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let processor = Arc::new(Processor::new(metrics.clone()));
+        let processor = Arc::new(Processor::new(store.clone(), metrics.clone()));
         let mut lanes = JoinSet::new();
         let dispatch = Dispatch::start(settings.dispatch, &processor, metrics, &mut lanes, cancel);
         let shared = drive::Shared {

@@ -5,9 +5,11 @@
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
 //! `copy` and `git` have neither objects nor an operator.
 
+mod cluster_target;
 mod copy;
 mod freshness;
 mod git;
+mod memory;
 mod report;
 mod stage;
 
@@ -52,6 +54,10 @@ pub enum Name {
     Churn,
     /// Killed and started again, nothing changed; the only one with a repository beside the table.
     Restart,
+    /// What a row takes at rest, and the peak while everything is listed again.
+    Memory,
+    /// From the creation of a cluster target over all namespaces until its rows are in the store.
+    ClusterTarget,
     /// The PostgreSQL sink alone: a first delivery beside `psql \copy`, and deltas.
     Copy,
     /// The git sink alone: a first push beside `git fast-import`, and deltas beside the git command line.
@@ -67,6 +73,8 @@ impl Name {
             Self::Idle => "idle",
             Self::Churn => "churn",
             Self::Restart => "restart",
+            Self::Memory => "memory",
+            Self::ClusterTarget => "cluster-target",
             Self::Copy => "copy",
             Self::Git => "git",
             Self::Freshness => "freshness",
@@ -125,10 +133,14 @@ impl Bench {
                 Name::Idle => idle(&mut stage).await,
                 Name::Churn => churn(&mut stage).await,
                 Name::Restart => restart(&mut stage).await,
+                Name::Memory => memory::run(self.rows, &mut stage).await,
+                Name::ClusterTarget => cluster_target::run(self, &mut stage).await,
                 Name::Freshness => freshness::run(self, &mut stage).await,
                 Name::Copy | Name::Git => bail!("it has no stage"),
             };
             let values = match values {
+                // It has no sink.
+                Ok(values) if self.name == Name::ClusterTarget => Ok(values),
                 Ok(values) => stage.check_rows().await.map(|()| values),
                 Err(error) => Err(error),
             };
@@ -142,7 +154,7 @@ impl Bench {
             ("bench", json!(self.name.as_str())),
             ("rows", json!(self.rows)),
             ("namespaces", json!(self.namespaces)),
-            ("targets", json!(self.targets)),
+            ("targets", json!(if self.name == Name::ClusterTarget { 1 } else { self.targets })),
             ("memory_limit_mib", json!(self.memory_limit_mib)),
         ]))
     }

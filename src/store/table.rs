@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::journal::Journal;
 use super::knowledge::{Coverage, Knowing, Knowledge, Met};
-use super::{Dirt, Shared, size};
+use super::{Dirt, Holder, Shared, size};
 use crate::canonical;
 use crate::model::{Body, Digest, Name, Namespace, Origin, Part, Row, RowKey, Seq, Uid};
 
@@ -51,6 +51,7 @@ struct Entry {
 #[derive(Debug)]
 struct Slot {
     origin: Arc<Origin>,
+    holder: Holder,
     knowing: Knowing,
     met: Met,
     /// Rows in each namespace.
@@ -139,6 +140,7 @@ pub struct Table {
 pub struct Target {
     table: Arc<Table>,
     number: u32,
+    holder: Holder,
     origin: Arc<Origin>,
 }
 
@@ -168,11 +170,11 @@ impl Table {
         }
         let slot = match inner.slots.entry(number) {
             Slotted::Occupied(entry) => entry.into_mut(),
-            Slotted::Vacant(entry) => entry.insert(Slot::new(Arc::new(origin))),
+            Slotted::Vacant(entry) => entry.insert(Slot::new(Arc::new(origin), self.shared.holders.name())),
         };
-        let origin = slot.origin.clone();
+        let (origin, holder) = (slot.origin.clone(), slot.holder);
         drop(inner);
-        Target { table: self.clone(), number, origin }
+        Target { table: self.clone(), number, holder, origin }
     }
 
     pub(super) fn unregister(&self, name: &Name) {
@@ -193,7 +195,9 @@ impl Table {
         for id in ids {
             self.erase(inner, &id);
         }
-        inner.slots.remove(&number);
+        if let Some(mut slot) = inner.slots.remove(&number) {
+            slot.retain_failures(&self.shared, |_, _| false);
+        }
         there
     }
 
@@ -260,6 +264,7 @@ impl Table {
             slot.count(&entry.namespace, -1);
             slot.changed = seq;
             slot.sanitized -= usize::from(entry.sanitized);
+            self.shared.holders.take(&id.uid, slot.holder);
             let row =
                 Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace: entry.namespace, body: entry.body };
             inner.discount(&row);
@@ -296,10 +301,11 @@ impl Table {
 }
 
 impl Slot {
-    fn new(origin: Arc<Origin>) -> Self {
+    fn new(origin: Arc<Origin>, holder: Holder) -> Self {
         let knowing = Knowing { coverage: Coverage::Unresolved, known: BTreeSet::new() };
         Self {
             origin,
+            holder,
             knowing,
             met: Met::new(Instant::now()),
             rows: BTreeMap::new(),
@@ -317,6 +323,32 @@ impl Slot {
         if *rows == 0 {
             self.rows.remove(namespace);
         }
+    }
+
+    /// Notes that an object fails.
+    fn fail(&mut self, shared: &Shared, uid: &Uid, namespace: &Namespace, mark: u32) {
+        if self.failing.insert(uid.clone(), (namespace.clone(), mark)).is_none() {
+            shared.holders.add(uid, self.holder);
+        }
+    }
+
+    /// Forgets that an object fails.
+    fn mend(&mut self, shared: &Shared, uid: &Uid) {
+        if self.failing.remove(uid).is_some() {
+            shared.holders.take(uid, self.holder);
+        }
+    }
+
+    /// Forgets the failures in all namespaces, and of all runs, for which `keep` does not hold.
+    fn retain_failures(&mut self, shared: &Shared, keep: impl Fn(&Namespace, u32) -> bool) {
+        let holder = self.holder;
+        self.failing.retain(|uid, (namespace, mark)| {
+            let keeps = keep(namespace, *mark);
+            if !keeps {
+                shared.holders.take(uid, holder);
+            }
+            keeps
+        });
     }
 
     /// Takes knowledge of a namespace away, until a list that starts after `mark` finds room for everything.

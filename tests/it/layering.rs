@@ -44,6 +44,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tikv_jemalloc_ctl", &["runtime/allocator"]),
     ("jemalloc_pprof", &["http/pprof"]),
     ("libc", &["http/pprof"]),
+    ("backtrace", &["http/pprof"]),
     ("tracing_subscriber", &["telemetry", "bin/", "lab"]),
     (
         "kube",

@@ -8,12 +8,17 @@ use tokio::time::Instant;
 
 use super::{Entry, Inner, RowId, Slot, Target};
 use crate::model::{Body, Namespace, Origin, Part, Row, Uid};
-use crate::store::{Coverage, Dirt, size};
+use crate::store::{Coverage, Dirt, Holder, size};
 
 impl Target {
     /// Returns whose rows these are.
     pub fn origin(&self) -> &Arc<Origin> {
         &self.origin
+    }
+
+    /// Returns what stands for it in [`Store::holders`](crate::store::Store::holders).
+    pub fn holder(&self) -> Holder {
+        self.holder
     }
 
     /// Says where the target collects. Rows elsewhere are removed; parts that stay keep their knowledge.
@@ -35,7 +40,7 @@ impl Target {
         if let (Coverage::Namespaces(old), Coverage::Namespaces(new)) = (&before, coverage) {
             let name = self.origin.target.name.clone();
             let left: Vec<Namespace> = old.difference(new).cloned().collect();
-            slot.failing.retain(|_, (namespace, _)| new.contains(namespace));
+            slot.retain_failures(&self.table.shared, |namespace, _| new.contains(namespace));
             for namespace in &left {
                 let seq = inner.advance();
                 inner.learned.push((seq, Some(Part { target: name.clone(), namespace: namespace.clone() })));
@@ -71,7 +76,7 @@ impl Target {
         if !slot.knowing.coverage.contains(namespace) {
             return false;
         }
-        slot.failing.remove(uid);
+        slot.mend(&self.table.shared, uid);
         let known = slot.knowing.knows(namespace);
         let id = RowId { target: self.number, uid: uid.clone() };
         let before = match inner.rows.get_mut(&id) {
@@ -139,6 +144,7 @@ impl Target {
             shared.bytes.fetch_sub(size::row(&row.uid, &row.body), Ordering::Relaxed);
         } else {
             shared.rows.fetch_add(1, Ordering::Relaxed);
+            shared.holders.add(&id.uid, self.holder);
         }
     }
 
@@ -146,7 +152,7 @@ impl Target {
     pub fn remove(&self, uid: &Uid) -> bool {
         let mut inner = self.table.inner.lock();
         let Some(slot) = self.slot(&mut inner) else { return false };
-        slot.failing.remove(uid);
+        slot.mend(&self.table.shared, uid);
         let id = RowId { target: self.number, uid: uid.clone() };
         let gone = self.table.erase(&mut inner, &id);
         drop(inner);
@@ -163,7 +169,7 @@ impl Target {
         if let Some(slot) = self.slot(&mut inner)
             && slot.knowing.coverage.contains(namespace)
         {
-            slot.failing.insert(uid.clone(), (namespace.clone(), mark));
+            slot.fail(&self.table.shared, uid, namespace, mark);
             slot.last_failure = Some(message.into());
         }
     }
@@ -173,7 +179,7 @@ impl Target {
     pub fn sweep(&self, within: impl Fn(&Namespace) -> bool, mark: u32) {
         let mut inner = self.table.inner.lock();
         let Some(slot) = self.slot(&mut inner) else { return };
-        slot.failing.retain(|_, (namespace, seen)| !within(namespace) || *seen >= mark);
+        slot.retain_failures(&self.table.shared, |namespace, seen| !within(namespace) || seen >= mark);
         let gained: Vec<Namespace> = match &slot.knowing.coverage {
             Coverage::Unresolved => return,
             Coverage::Cluster => vec![Namespace::new("")],
