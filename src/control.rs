@@ -10,6 +10,7 @@
 mod connection_test;
 mod errand;
 mod family;
+mod finalizer;
 mod inventory;
 mod measure;
 mod namespaces;
