@@ -10,8 +10,10 @@
 mod connection_test;
 mod errand;
 mod family;
+mod finalizer;
 mod inventory;
 mod measure;
+mod namespaces;
 mod overview;
 mod preview;
 mod probe;
@@ -23,14 +25,13 @@ mod shelf;
 mod sink;
 mod target;
 mod unserved;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -46,18 +47,20 @@ use crate::deliver::Deliveries;
 use crate::metrics::{Controller, Metrics};
 use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks;
-use crate::status::events::{EventWriter, between};
+use crate::status::events::EventWriter;
 use crate::status::{StatusWriter, Subject};
 use crate::store::Store;
-use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
+use crate::watch::{DiscoverError, Discovery, WatchSet};
 use errand::{Errand, Errands};
 use family::SinkShelves;
 use measure::Measures;
+use namespaces::NamespaceFacts;
 pub use overview::Overview;
 use probe::Probes;
 use reach::Reach;
 use secrets::Secrets;
 use shelf::{News, Notice, Shelf};
+use written::Written;
 
 /// Notices that may wait; a watch of our own objects is not read further while it is full.
 const MAX_NOTICES: usize = 1024;
@@ -111,13 +114,6 @@ struct Shelves {
     listing: BTreeSet<Namespace>,
 }
 
-/// What matters of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NamespaceFacts {
-    labels: BTreeMap<String, String>,
-    consent: Consent,
-}
-
 /// The control task.
 pub struct Control {
     parts: Parts,
@@ -143,14 +139,6 @@ pub struct Control {
     /// Objects to be reconciled at a certain time, whatever happens before.
     alarms: BTreeMap<Subject, Instant>,
     ready: bool,
-}
-
-/// The status that an object was last given.
-#[derive(Debug)]
-struct Written {
-    status: Value,
-    substance: Value,
-    at: Instant,
 }
 
 impl Control {
@@ -476,55 +464,6 @@ impl Control {
         }
     }
 
-    /// Gives an object a status, if that differs from what it has.
-    ///
-    /// `substance` is the status without what only counts; a difference there is written at once. Numbers alone are
-    /// written when `patience` has passed since the last write (D14).
-    fn report(&mut self, subject: Subject, current: &Value, status: Value, substance: Value, patience: Duration) {
-        // What was given last counts, not what is on the shelf: a status on its way there would else outlive its time.
-        if *self.reported(&subject, current) == status {
-            self.deferred.remove(&subject);
-            return;
-        }
-        let now = Instant::now();
-        if let Some(written) = self.written.get(&subject) {
-            let turn = written.at + patience;
-            if written.substance == substance && now < turn {
-                self.deferred.insert(subject, turn);
-                return;
-            }
-        }
-        self.deferred.remove(&subject);
-        self.tell_events(&subject, current, &status);
-        self.parts.statuses.put(subject.clone(), status.clone());
-        self.written.insert(subject, Written { status, substance, at: now });
-    }
-
-    /// Returns the status that an object has or is about to get.
-    fn reported<'a>(&'a self, subject: &Subject, current: &'a Value) -> &'a Value {
-        self.written.get(subject).map_or(current, |written| &written.status)
-    }
-
-    /// Asks for the Events of a new status.
-    fn tell_events(&self, subject: &Subject, current: &Value, status: &Value) {
-        let Some(uid) = self.shelves.uid(subject) else { return };
-        let conditions = |status: &Value| {
-            let conditions = status.get("conditions").cloned().unwrap_or_default();
-            serde_json::from_value::<Vec<_>>(conditions).unwrap_or_default()
-        };
-        let before = conditions(self.reported(subject, current));
-        for happening in between(subject.0, &before, &conditions(status)) {
-            self.parts.events.put(subject.clone(), uid, happening);
-        }
-    }
-
-    /// Forgets what an object that is gone was given.
-    fn forget(&mut self, subject: &Subject) {
-        self.written.remove(subject);
-        self.deferred.remove(subject);
-        self.measures.remove(subject);
-    }
-
     /// Queues the objects whose numbers have moved away from their status.
     fn look(&mut self) {
         if !self.ready {
@@ -556,10 +495,6 @@ impl Control {
         let now = Instant::now();
         self.work.extend(self.deferred.iter().filter(|(_, turn)| **turn <= now).map(|(subject, _)| subject.clone()));
         self.work.extend(self.alarms.extract_if(.., |_, at| *at <= now).map(|(subject, _)| subject));
-    }
-
-    fn now() -> Time {
-        Time(Timestamp::now())
     }
 }
 
@@ -617,42 +552,4 @@ impl Shelves {
         let there = self.others.get(&Kind::ClusterInventory).and_then(|shelf| shelf.get(&own));
         there.filter(|_| key.namespace.as_str() == CLUSTER).map(|_| key.name.as_str())
     }
-
-    /// Takes an event of a namespace in; tells whether anything that matters changed.
-    fn take_namespace(
-        &mut self,
-        event: kube::runtime::watcher::Event<kube::api::PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>>,
-    ) -> bool {
-        use kube::runtime::watcher::Event;
-        match event {
-            Event::Init => {
-                self.listing.clear();
-                false
-            }
-            Event::InitApply(namespace) => {
-                let (name, facts) = facts(&namespace.metadata);
-                self.listing.insert(name.clone());
-                self.namespaces.insert(name, facts);
-                false
-            }
-            Event::InitDone => {
-                let listing = std::mem::take(&mut self.listing);
-                self.namespaces.retain(|name, _| listing.contains(name));
-                self.namespaces_listed = true;
-                true
-            }
-            Event::Apply(namespace) => {
-                let (name, facts) = facts(&namespace.metadata);
-                self.namespaces.insert(name, facts.clone()) != Some(facts)
-            }
-            Event::Delete(namespace) => self.namespaces.remove(&facts(&namespace.metadata).0).is_some(),
-        }
-    }
-}
-
-fn facts(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (Namespace, NamespaceFacts) {
-    let labels = meta.labels.clone().unwrap_or_default();
-    let annotation = meta.annotations.as_ref().and_then(|annotations| annotations.get(NAMESPACE_WATCH_ANNOTATION));
-    let consent = Consent::of_namespace(labels.get(WATCH_LABEL).map(String::as_str), annotation.map(String::as_str));
-    (Namespace::new(meta.name.as_deref().unwrap_or_default()), NamespaceFacts { labels, consent })
 }

@@ -40,7 +40,7 @@ use crate::http::health::Readiness;
 use crate::http::tls::{Places, Serving};
 use crate::http::{self, HttpError, Server};
 use crate::lease::{self, Candidate};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TlsServer};
 use crate::model;
 use crate::schedule::Limits;
 use crate::schedule::backoff::Backoff;
@@ -446,7 +446,7 @@ async fn metrics_server(
     let serving = Serving::load(pair).await.map_err(|source| HttpError::Certificate { flag, source })?;
     let gate = Gate::new(client.clone(), http::metrics::PATH, metrics.clone());
     let server = Server::bind(METRICS_FLAG, address, http::metrics::guarded(metrics.clone(), gate)).await?;
-    Ok(server.over_tls(serving, Places::of_metrics(metrics)))
+    Ok(server.over_tls(serving.shown(TlsServer::Metrics, metrics), Places::of_metrics(metrics)))
 }
 
 /// Makes the server of the webhooks, and who looks after its pair where nobody else does.
@@ -483,6 +483,7 @@ async fn webhook_server(
     };
     let reviewer = Reviewer::new(cluster.client.clone(), settings, metrics.clone());
     let server = Server::bind(WEBHOOK_FLAG, &wanted.address, http::admission::router(&reviewer)).await?;
+    let serving = serving.shown(TlsServer::Webhooks, metrics);
     Ok((server.over_tls(serving, Places::of_webhooks(metrics)), keeper))
 }
 

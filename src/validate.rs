@@ -46,6 +46,10 @@ pub use target::{NamespaceFilter, ValidatedTarget, target};
 /// The longest interval between exports.
 const MAX_INTERVAL: std::time::Duration = std::time::Duration::from_hours(24);
 
+/// The most text of all expressions of one object. Compiling takes some microseconds for each byte, while reviews and
+/// reconciles of other objects wait.
+const MAX_EXPRESSIONS_BYTES: usize = 128 * 1024;
+
 /// A place in an object, such as `spec.attributes[2].name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FieldPath(String);
@@ -158,6 +162,17 @@ impl Findings {
         } else if name.contains('/') {
             self.add(path, format!("{name:?} has a slash; write the name alone, the object is in this namespace"));
         }
+    }
+
+    /// Tells whether expressions are short enough, all together, to be compiled.
+    fn compilable<'a>(&mut self, path: &FieldPath, texts: impl Iterator<Item = &'a str>) -> bool {
+        let bytes: usize = texts.map(str::len).sum();
+        if bytes > MAX_EXPRESSIONS_BYTES {
+            let message =
+                format!("has expressions of {bytes} bytes, of {MAX_EXPRESSIONS_BYTES} that are compiled; split it");
+            self.add(path.clone(), message);
+        }
+        bytes <= MAX_EXPRESSIONS_BYTES
     }
 
     fn interval(&mut self, path: FieldPath, interval: Duration) {

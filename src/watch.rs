@@ -194,6 +194,15 @@ struct Planned {
     running: HashMap<Extent, Running>,
     /// Parts without a stream.
     left_out: BTreeSet<Extent>,
+    /// Streams that were stopped and may still be in the middle of a step, which goes on to its next pause.
+    ending: Vec<Ending>,
+}
+
+/// A stream that was stopped.
+struct Ending {
+    extent: Extent,
+    /// Cancelled when its task has ended.
+    ended: CancellationToken,
 }
 
 impl WatchSet {
@@ -314,7 +323,10 @@ impl WatchSet {
                 () = self.wake.notified() => tokio::time::sleep(GATHER).await,
                 Some(ended) = streams.join_next(), if !streams.is_empty() => match ended {
                     Err(error) if error.is_panic() => return Err(error),
-                    Ok(()) | Err(_) => continue,
+                    Ok(()) | Err(_) => {
+                        self.settle(&mut planned);
+                        continue;
+                    }
                 },
                 Some(ended) = lanes.join_next(), if !lanes.is_empty() => {
                     ended?;
@@ -406,8 +418,7 @@ impl WatchSet {
             self.shared.health.clear(extent);
         }
         planned.left_out = left_out;
-        let running = &mut planned.running;
-        let mut ending: HashMap<Arc<Resource>, Vec<CancellationToken>> = HashMap::new();
+        let Planned { running, ending, .. } = planned;
         running.retain(|extent, stream| {
             let keep = extents.contains(extent);
             if !keep {
@@ -415,7 +426,7 @@ impl WatchSet {
                 if !planned.left_out.contains(extent) {
                     self.shared.health.clear(extent);
                 }
-                ending.entry(extent.resource.clone()).or_default().push(stream.ended.clone());
+                ending.push(Ending { extent: extent.clone(), ended: stream.ended.clone() });
             }
             keep
         });
@@ -434,11 +445,25 @@ impl WatchSet {
         }
         for extent in extents {
             if !running.contains_key(&extent) {
-                let before = ending.get(&extent.resource).cloned().unwrap_or_default();
+                // Those of earlier plans as well: one between may be gone without having waited for them.
+                let before = ending.iter().filter(|ending| ending.extent.resource == extent.resource);
+                let before = before.map(|ending| ending.ended.clone()).collect();
                 running.insert(extent.clone(), self.open(extent, before, streams));
             }
         }
         *self.open.lock() = running.keys().cloned().collect();
+    }
+
+    /// Forgets the streams that have ended since they were stopped, and what they complained of in their last step.
+    fn settle(&self, planned: &mut Planned) {
+        let Planned { running, left_out, ending } = planned;
+        for Ending { extent, .. } in ending.extract_if(.., |ending| ending.ended.is_cancelled()) {
+            if left_out.contains(&extent) {
+                self.shared.unwatched(&extent, Problem::over_budget(self.settings.max_connections));
+            } else if !running.contains_key(&extent) {
+                self.shared.health.clear(&extent);
+            }
+        }
     }
 
     /// Starts a stream. It lists once those that it replaces have ended, so that what they still hand over is older.

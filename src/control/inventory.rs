@@ -28,8 +28,8 @@ use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
 use crate::store::Awaited;
-use crate::validate::FieldPath;
 use crate::validate::scope::{Ceiling, Raised};
+use crate::validate::{self, FieldPath};
 
 /// From this interval on, a start waits for the rest of it where an earlier process wrote.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
@@ -181,7 +181,10 @@ impl Control {
                 reasons::SUSPENDED,
                 "spec.suspend is true: nothing is exported and the rows stay in every sink".to_owned(),
             )),
-            Ok(_) => self.name_conflict(key),
+            Ok(spec) => self.name_conflict(key).or_else(|| {
+                let checked = validate::inventory(spec, self.parts.config.delivery.max_export_bytes.get());
+                checked.err().map(|errors| failing(reasons::INVALID_SPEC, errors.to_string()))
+            }),
         };
         // A scope that cannot be read might forbid any of the sinks.
         let ceiling = self.shelves.ceiling(&key.namespace).map_err(|denial| failing(denial.reason, denial.message));

@@ -6,6 +6,7 @@ mod brake;
 pub(super) mod cluster;
 mod filter;
 mod limits;
+mod remarks;
 mod room;
 mod unknown;
 
@@ -43,7 +44,7 @@ const NAMED: usize = 5;
 pub(super) struct State {
     checked: Option<Checked>,
     compiled: Option<Compiled>,
-    /// Filters of the target that have no effect.
+    /// What of target and profile has no effect.
     remarks: String,
     absence: Absence,
     room: Room,
@@ -85,6 +86,8 @@ struct Compiled {
     profile: (String, i64, SecretContent),
     filter: Filter,
     program: Arc<Program>,
+    /// What the profile does not do.
+    remarks: Vec<String>,
 }
 
 /// Why a target does not collect.
@@ -128,6 +131,8 @@ struct Resolved {
     resource: Resource,
     program: Arc<Program>,
     namespaces: Chosen,
+    /// What has no effect, or not the one that it seems to have.
+    remarks: Vec<String>,
 }
 
 /// The namespaces of a target.
@@ -149,6 +154,7 @@ impl Control {
             self.forget(&(Kind::Target, key.clone()));
             return None;
         };
+        self.free((Kind::Target, key.clone()), &object.meta);
         let mut state = self.targets.remove(key).unwrap_or_default();
         let resolved = self.resolve_target(key, &object, &mut state);
         let namespaces = resolved.as_ref().map(|resolved| resolved.namespaces.clone()).unwrap_or_default();
@@ -216,7 +222,8 @@ impl Control {
         };
         limits.allow(key, spec, &matched)?;
         let effective = matched.clone();
-        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } })
+        let remarks = remarks::of(&target, &gvk, resource.scope, state.compiled.as_ref());
+        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective }, remarks })
     }
 
     /// Finds the profile of a target.
@@ -284,8 +291,9 @@ impl Control {
             let line = |error: &AttributeError| format!("spec.attributes[{}].path: {error}", error.index);
             invalid(errors.iter().map(line).collect::<Vec<_>>().join("; "))
         })?;
+        let remarks = remarks::of_profile(name, &validated, extractor.left_out());
         let program = Arc::new(Program::new(filter.clone(), extractor));
-        *compiled = Some(Compiled { profile: version, filter, program: program.clone() });
+        *compiled = Some(Compiled { profile: version, filter, program: program.clone(), remarks });
         Ok((validated.gvk().clone(), program))
     }
 
@@ -303,8 +311,8 @@ impl Control {
 
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
-        let Resolved { target, gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
-        state.remarks = filter::remarks(&target, &gvk, resource.scope);
+        let Resolved { target, gvk, resource, program, namespaces: Chosen { effective, .. }, remarks } = resolved;
+        state.remarks = remarks.join("; ");
         let terms = self.terms(&target, &resource, &effective);
         state.interest = Some(self.register(key, gvk, Arc::new(resource), program, terms));
         state.dropped = false;
@@ -398,7 +406,7 @@ impl Control {
             effective_namespaces: names(&namespaces.effective),
             active_resource_rules: if refusal.is_none() { i64::try_from(rules).unwrap_or(i64::MAX) } else { 0 },
         };
-        let substance = substance(&status, &counts);
+        let substance = substance(&status, &counts, &state.remarks);
         let status = serde_json::to_value(&status).unwrap_or_default();
         state.reported = counts;
         let patience = self.parts.config.control.count_resync;
@@ -502,13 +510,13 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
 }
 
 /// Returns the status without what only counts.
-fn substance(status: &KollectTargetStatus, counts: &TargetCounts) -> Value {
+fn substance(status: &KollectTargetStatus, counts: &TargetCounts, remarks: &str) -> Value {
     let mut status = status.clone();
     status.collected_count = None;
     status.collected_count_updated_at = None;
     for condition in &mut status.conditions {
         if condition.reason == reasons::COLLECTING {
-            condition.message = format!("{} {}", counts.whole, counts.unknown.len());
+            condition.message = format!("{} {} {remarks}", counts.whole, counts.unknown.len());
         }
         if condition.reason == reasons::STORE_BUDGET_EXCEEDED {
             condition.message = some(counts.over_budget.iter());

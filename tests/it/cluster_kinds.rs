@@ -159,8 +159,22 @@ spec:
   attributes:
   - {{name: by, path: "cel:'{by}'"}}
   - {{name: image, path: "$.spec.template.spec.containers[0].image"}}
+  - {{name: ready, path: "{{.status.conditions[?(@.type=='Available')].status}}", optional: true}}
 "#
     )
+}
+
+/// What earlier releases put on cluster targets.
+const LEFT: &str = r#"{"metadata":{"finalizers":["kollect.dev/cluster-target-cleanup"]}}"#;
+
+/// Waits until no finalizer holds an object up.
+async fn freed(job: &Job, object: &[&str]) {
+    let freed = wait_for("an object without finalizers", PATIENCE, || async {
+        let left = job.kubectl(&[object, &["-o", "jsonpath={.metadata.finalizers}"]].concat());
+        ensure!(left.trim().is_empty(), "{left}");
+        Ok(())
+    });
+    freed.await.unwrap();
 }
 
 #[tokio::test]
@@ -172,6 +186,7 @@ async fn a_cluster_target_is_a_target_in_each_namespace_that_it_selects() {
     teams.made_by("team-a", "everywhere", 2).await;
     let resolved = format!("profileRef \"deployments\" in namespace {:?} resolved", job.namespace());
     teams.says("Ready", &format!("{resolved}; 2 namespace(s) matched; collecting 4 resource(s)")).await;
+    teams.says("Ready", "; KollectProfile \"deployments\": spec.attributes[2].path: a comparison in a filter").await;
     job.condition("kctgt/deployments", "Synced", "Collecting").await;
     teams.namespaces(&["team-a", "team-b"], &["team-a", "team-b"]).await;
 
@@ -187,10 +202,12 @@ async fn a_cluster_target_is_a_target_in_each_namespace_that_it_selects() {
 
     // A target of the same name wins in its namespace, for as long as it is there.
     job.apply(&profile("team-c", "own", "team")).unwrap();
-    let own = "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\nmetadata: {name: deployments, namespace: team-c}\n\
+    let own = "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\n\
+               metadata: {name: deployments, namespace: team-c, finalizers: [kollect.dev/target-cleanup]}\n\
                spec: {profileRef: own, includedNamespaces: [team-c]}\n";
     job.apply(own).unwrap();
     teams.made_by("team-c", "team", 2).await;
+    freed(job, &["-n", "team-c", "get", "ktgt/deployments"]).await;
     let message = job.condition("kctgt/deployments", "Degraded", "NameConflict").await;
     assert!(message.starts_with("there is a KollectTarget of this name in team-c: "), "{message}");
     teams.namespaces(&["team-a", "team-b", "team-c"], &["team-a", "team-b"]).await;
@@ -213,7 +230,9 @@ async fn a_cluster_target_is_a_target_in_each_namespace_that_it_selects() {
     job.condition("kctgt/deployments", "Degraded", "ProfileNotFound").await;
     let before = job.writes().await;
     operator.terminate().await.unwrap();
+    job.kubectl(&["patch", "kctgt/deployments", "--type=merge", "-p", LEFT]);
     let operator = job.operator().await;
+    freed(job, &["get", "kctgt/deployments"]).await;
     job.condition("kctgt/deployments", "Degraded", "ProfileNotFound").await;
     job.apply(&teams.profile()).unwrap();
     teams.says("Ready", "3 namespace(s) matched; collecting 7 resource(s)").await;
@@ -225,8 +244,7 @@ async fn a_cluster_target_is_a_target_in_each_namespace_that_it_selects() {
     job.condition("kctgt/deployments", "Degraded", "Suspended").await;
     job.kubectl(&["patch", "kctgt/deployments", "--type=merge", "-p", r#"{"spec":{"suspend":false}}"#]);
     teams.rows([3, 2, 2]).await;
-    let finalizer = r#"{"metadata":{"finalizers":["kollect.dev/cluster-target-cleanup"]}}"#;
-    job.kubectl(&["patch", "kctgt/deployments", "--type=merge", "-p", finalizer]);
+    job.kubectl(&["patch", "kctgt/deployments", "--type=merge", "-p", LEFT]);
     job.kubectl(&["delete", "kctgt/deployments", "--timeout=60s"]);
     teams.rows([0, 0, 0]).await;
     operator.terminate().await.unwrap();
