@@ -29,6 +29,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use api::Clients;
 pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
 pub use dispatch::Bounds;
 pub use filter::{Choice, Consent, Filter, NAMESPACE_WATCH_ANNOTATION, Rule, RuleSet, Terms, WATCH_LABEL};
@@ -208,13 +209,13 @@ struct Ending {
 impl WatchSet {
     /// Starts the dispatch lanes; [`WatchSet::run`] starts the streams.
     pub fn new(
-        client: kube::Client,
+        clients: Clients,
         store: Store,
         metrics: &Arc<Metrics>,
         settings: Settings,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let api = KubeApi::new(client, metrics.clone(), settings.server_minor);
+        let api = KubeApi::new(clients, metrics.clone(), settings.server_minor);
         Self::over(Arc::new(api), store, metrics, settings, cancel)
     }
 
