@@ -47,7 +47,7 @@ mod tests {
 
     use super::*;
 
-    fn scope(name: &str, spec: Value) -> KollectScope {
+    fn scope(name: &str, spec: &Value) -> KollectScope {
         let metadata = json!({"name": name, "namespace": "team"});
         serde_json::from_value(json!({"metadata": metadata, "spec": spec})).unwrap()
     }
@@ -61,11 +61,11 @@ mod tests {
 
     #[test]
     fn a_target_that_reaches_beyond_its_scope_collects_nothing() {
-        let none = [scope("limits", json!({}))];
+        let none = [scope("limits", &json!({}))];
         assert!(asks(&[], "Pod", &[], &["a"]) && asks(&none, "Pod", &[], &["a"]));
-        let kinds = [scope("limits", json!({"allowedGVKs": [{"version": "v1", "kind": "pod"}]}))];
+        let kinds = [scope("limits", &json!({"allowedGVKs": [{"version": "v1", "kind": "pod"}]}))];
         assert!(asks(&kinds, "Pod", &[], &["a"]) && !asks(&kinds, "Service", &[], &["a"]));
-        let places = [scope("limits", json!({"allowedNamespaces": ["a", "b"], "deniedNamespaces": ["b"]}))];
+        let places = [scope("limits", &json!({"allowedNamespaces": ["a", "b"], "deniedNamespaces": ["b"]}))];
         for (named, matched, allowed) in [
             (&[][..], &["a"][..], true),
             (&[], &["a", "b"], false),
@@ -81,9 +81,9 @@ mod tests {
     #[test]
     fn the_first_scope_by_name_holds_and_those_of_other_namespaces_do_not() {
         let (open, shut) = (json!({}), json!({"deniedNamespaces": ["a"]}));
-        let two = [scope("b", shut.clone()), scope("a", open)];
+        let two = [scope("b", &shut), scope("a", &open)];
         assert!(asks(&two, "Pod", &[], &["a"]));
-        let mut elsewhere = scope("a", shut);
+        let mut elsewhere = scope("a", &shut);
         elsewhere.metadata.namespace = Some("other".to_owned());
         assert!(asks(&[elsewhere], "Pod", &[], &["a"]));
     }
