@@ -325,7 +325,31 @@ mod tests {
         })
     }
 
+    /// Cuts into items and lines as a reply would be, however it is cut into chunks itself.
+    fn scanned(bytes: &[u8], size: usize) -> (Result<(Vec<Bytes>, ListMeta), ScanError>, Vec<Bytes>) {
+        let (mut scanner, mut items) = (Scanner::default(), Vec::new());
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        let mut fed = Ok(());
+        for chunk in bytes.chunks(size) {
+            let chunk = Bytes::copy_from_slice(chunk);
+            fed = fed.and_then(|()| scanner.feed(&chunk, &mut items));
+            lines.feed(&chunk, &mut found);
+        }
+        (fed.and_then(|()| scanner.finish()).map(|meta| (items, meta)), found)
+    }
+
     proptest! {
+        #[test]
+        fn no_bytes_panic_and_chunks_make_no_difference(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..200),
+                r#"\{("items":|"metadata":|"resourceVersion":|\[|\]|\{|\}|,|"|\\|"7"|1|null| |\n)*"#.prop_map(String::into_bytes),
+            ],
+            size in 1_usize..40,
+        ) {
+            prop_assert_eq!(scanned(&bytes, size), scanned(&bytes, bytes.len().max(1)));
+        }
+
         #[test]
         fn any_list_gives_back_its_items(
             objects in prop::collection::vec(prop::collection::btree_map("[a-z]{1,6}", json(), 0..4), 0..6),
