@@ -37,6 +37,23 @@ fn paths_that_multiply_end_at_their_budget() {
 }
 
 #[test]
+fn what_is_of_another_type_is_not_equal() {
+    for (path, expected) in [
+        ("cel:object.a == 1", "false"),
+        ("cel:object.x == null", "false"),
+        ("cel:object.x == object.a", "false"),
+        ("cel:'a' == dyn(object.a)", "false"),
+        ("cel:object.x != 'x'", "true"),
+        ("cel:1 in [object.a, object.x]", "false"),
+        ("cel:object.a in [1, 'a', object.a]", "true"),
+        ("cel:[object.x] == ['x']", "false"),
+        ("cel:{'k': object.x} == {'k': 1.5}", "false"),
+    ] {
+        assert_eq!(evaluated(path, OBJECT).unwrap(), format!(r#"{{"v":{expected}}}"#), "{path}");
+    }
+}
+
+#[test]
 fn a_value_that_is_hidden_is_neither_a_key_of_a_result_nor_in_an_error() {
     for path in [
         "cel:{object.password: 1}",
