@@ -325,17 +325,20 @@ mod tests {
         })
     }
 
-    /// Cuts into items and lines as a reply would be, however it is cut into chunks itself.
-    fn scanned(bytes: &[u8], size: usize) -> (Result<(Vec<Bytes>, ListMeta), ScanError>, Vec<Bytes>) {
+    fn scanned(bytes: &[u8], size: usize) -> Result<(Vec<Bytes>, ListMeta), ScanError> {
         let (mut scanner, mut items) = (Scanner::default(), Vec::new());
-        let (mut lines, mut found) = (Lines::default(), Vec::new());
-        let mut fed = Ok(());
         for chunk in bytes.chunks(size) {
-            let chunk = Bytes::copy_from_slice(chunk);
-            fed = fed.and_then(|()| scanner.feed(&chunk, &mut items));
-            lines.feed(&chunk, &mut found);
+            scanner.feed(&Bytes::copy_from_slice(chunk), &mut items)?;
         }
-        (fed.and_then(|()| scanner.finish()).map(|meta| (items, meta)), found)
+        Ok((items, scanner.finish()?))
+    }
+
+    fn lines(bytes: &[u8], size: usize) -> Vec<Bytes> {
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        for chunk in bytes.chunks(size) {
+            lines.feed(&Bytes::copy_from_slice(chunk), &mut found);
+        }
+        found
     }
 
     proptest! {
@@ -347,7 +350,9 @@ mod tests {
             ],
             size in 1_usize..40,
         ) {
-            prop_assert_eq!(scanned(&bytes, size), scanned(&bytes, bytes.len().max(1)));
+            let whole = bytes.len().max(1);
+            prop_assert_eq!(scanned(&bytes, size), scanned(&bytes, whole));
+            prop_assert_eq!(lines(&bytes, size), lines(&bytes, whole));
         }
 
         #[test]

@@ -15,7 +15,7 @@ use crate::support::repository_file;
 const PAGE: &str = "docs/filters.md";
 
 /// Names of rows by target.
-type Rows = BTreeMap<String, Vec<String>>;
+pub(crate) type Rows = BTreeMap<String, Vec<String>>;
 
 /// The targets of the page, and what it says that they collect.
 fn examples(page: &str) -> (String, Rows) {
@@ -42,11 +42,11 @@ fn row_name(name: &str) -> String {
     if name.contains('/') { name.to_owned() } else { format!("/{name}") }
 }
 
-fn namespace(name: &str, labels: &str) -> String {
+pub(crate) fn namespace(name: &str, labels: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n---\n")
 }
 
-fn deployment(namespace: &str, name: &str, labels: &str, replicas: u32) -> String {
+pub(crate) fn deployment(namespace: &str, name: &str, labels: &str, replicas: u32) -> String {
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\n\
          spec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{of: it}}}}\n  template:\n    metadata: {{labels: {{of: it}}}}\n    \
@@ -99,7 +99,7 @@ subjects: [{kind: ServiceAccount, name: kollect-controller-manager, namespace: k
 
 impl Job {
     /// Waits until the targets have these rows, and no others.
-    async fn collects(&self, want: &Rows) {
+    pub(crate) async fn collects(&self, want: &Rows) {
         let query = format!(
             "SELECT target_name, coalesce(payload->>'namespace', '') || '/' || (payload->>'name') FROM {TABLE} ORDER BY 1, 2"
         );
@@ -123,7 +123,7 @@ impl Job {
         collected.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()));
     }
 
-    fn profile(&self, name: &str, gvk: &str) -> String {
+    pub(crate) fn profile(&self, name: &str, gvk: &str) -> String {
         format!(
             "apiVersion: kollect.dev/v1alpha1\nkind: KollectProfile\nmetadata: {{name: {name}, namespace: {}}}\n\
              spec: {{targetGVK: {gvk}, attributes: [{{name: uid, path: $.metadata.uid}}]}}\n---\n",
@@ -131,7 +131,7 @@ impl Job {
         )
     }
 
-    fn target(&self, name: &str, spec: &str) -> String {
+    pub(crate) fn target(&self, name: &str, spec: &str) -> String {
         format!(
             "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\nmetadata: {{name: {name}, namespace: {}}}\n\
              spec: {{{spec}}}\n---\n",

@@ -148,7 +148,7 @@ const OBJECT: &str = r#"{"metadata":{"name":"a","labels":{"a":"é","x":""}},"a":
 
 /// Text that is mostly of the language, so that some of it compiles.
 fn jsonpath() -> impl Strategy<Value = String> {
-    r#"\{(\.a|\.x|\.env|\.\.|\.\*|\[0\]|\[-1\]|\[\*\]|\[:-1\]|\[::2\]|\[0,1\]|\['a','x'\]|\[\?\(@\.a\)\]|\[\?\(@\.a==1\)\]|\[\?\(@\.\.name>'a'\)\]|\$|@|\}\{)*\}"#
+    r"\{(\.a|\.x|\.env|\.\.|\.\*|\[0\]|\[-1\]|\[\*\]|\[:-1\]|\[::2\]|\[0,1\]|\['a','x'\]|\[\?\(@\.a\)\]|\[\?\(@\.a==1\)\]|\[\?\(@\.\.name>'a'\)\]|\$|@|\}\{)*\}"
 }
 
 /// The same of CEL.
