@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use crate::operator::{Job, PATIENCE, TABLE};
+use crate::support::Definition;
 
 /// Far above what any hostile object takes, far below what it would without its bound.
 const SOON: Duration = Duration::from_mins(1);
@@ -104,7 +105,8 @@ impl Job {
 async fn what_is_extracted_arrives_and_what_cannot_be_costs_its_own_row() {
     let Some(job) = Job::new("extraction").await else { return };
     // Before the first discovery, so that nothing waits for the second.
-    job.apply(ODD).unwrap();
+    let odd = Definition { kind: "Odd", plural: "odds", ..Definition::default() };
+    job.apply(&(odd.manifest() + MAY_LIST_ODDS)).unwrap();
     let operator = job.operator().await;
     releases(&job, &operator).await;
     copies(&job).await;
@@ -320,20 +322,7 @@ async fn consent(job: &Job, operator: Operator) -> Operator {
     operator
 }
 
-const ODD: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: odds.test.kollect.dev}
-spec:
-  group: test.kollect.dev
-  names: {kind: Odd, plural: odds, singular: odd}
-  scope: Namespaced
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
----
+const MAY_LIST_ODDS: &str = r"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: odds}

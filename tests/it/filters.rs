@@ -10,7 +10,7 @@ use kollect::lab::wait::wait_for;
 use serde_json::{Value, json};
 
 use crate::operator::{Job, PATIENCE, TABLE};
-use crate::support::repository_file;
+use crate::support::{Definition, repository_file};
 
 const PAGE: &str = "docs/filters.md";
 
@@ -71,20 +71,7 @@ fn world() -> String {
     .concat()
 }
 
-const ZONES: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: zones.test.kollect.dev}
-spec:
-  group: test.kollect.dev
-  names: {kind: Zone, listKind: ZoneList, plural: zones, singular: zone}
-  scope: Cluster
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
----
+const MAY_LIST_ZONES: &str = r"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: zones}
@@ -169,7 +156,8 @@ async fn targets_collect_what_the_page_says_and_follow_every_change() {
     let (manifests, mut rows) = examples(&page);
     assert!(rows.len() >= 15, "{:?}", rows.keys());
     job.apply(&world()).unwrap();
-    job.apply(ZONES).unwrap();
+    let zones_exist = Definition { kind: "Zone", plural: "zones", scope: "Cluster", ..Definition::default() };
+    job.apply(&(zones_exist.manifest() + MAY_LIST_ZONES)).unwrap();
     let first = [zones(0..1, "gold").unwrap(), zones(1..2, "lead").unwrap()].concat();
     wait_for("the new kind", PATIENCE, || async { job.apply(&first) }).await.unwrap();
     job.apply(&job.profile("zones", "{group: test.kollect.dev, version: v1, kind: Zone}")).unwrap();
