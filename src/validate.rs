@@ -36,7 +36,7 @@ pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
 pub use profile::{
     ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, Embedding, SecretContent, ValidatedProfile,
-    expressions as profile_expressions, profile,
+    expressions as profile_expressions, lacks_secret_consent, profile,
 };
 pub use rules::ValidatedRule;
 pub use sink::{Probe, ValidatedPostgres, postgres};

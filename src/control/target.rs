@@ -8,6 +8,7 @@ mod filter;
 mod limits;
 mod remarks;
 mod room;
+mod secrets;
 mod unknown;
 
 use std::collections::BTreeMap;
@@ -209,8 +210,9 @@ impl Control {
             let message = "spec.suspend is true: nothing is collected and the rows are removed";
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
+        let profile_key = ObjectKey::new(key.namespace.clone(), Name::new(spec.profile_ref.as_str()));
+        secrets::consented(&self.shelves, &profile_key)?;
         let target = filter::checked(object, spec, state)?;
-        let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
         let profile = self.profile(&profile_key, &mut state.absence)?;
         let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
         let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, &mut state.compiled)?;

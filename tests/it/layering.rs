@@ -31,6 +31,22 @@ const SHARED: &[&str] = &["error", "secret", "model", "metrics"];
 const NEVER: &[(&str, &str)] =
     &[("schedule", "store"), ("sinks", "store"), ("sinks", "schedule"), ("sinks", "watch"), ("deliver", "watch")];
 
+/// Who may talk to the API server, or name its types.
+const CLUSTER: &[&str] = &[
+    "api",
+    "validate",
+    "watch",
+    "deliver",
+    "lease",
+    "status",
+    "control",
+    "http/auth",
+    "http/admission",
+    "runtime",
+    "bin/",
+    "lab",
+];
+
 /// Crates of vendors, and the files that may name them: a module (`sinks/postgres`), or a folder with a slash at its end.
 const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["sinks/postgres", "lab"]),
@@ -46,40 +62,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("libc", &["http/pprof"]),
     ("backtrace", &["http/pprof"]),
     ("tracing_subscriber", &["telemetry", "bin/", "lab"]),
-    (
-        "kube",
-        &[
-            "api",
-            "validate",
-            "watch",
-            "deliver",
-            "lease",
-            "status",
-            "control",
-            "http/auth",
-            "http/admission",
-            "runtime",
-            "bin/",
-            "lab",
-        ],
-    ),
-    (
-        "k8s_openapi",
-        &[
-            "api",
-            "validate",
-            "watch",
-            "deliver",
-            "lease",
-            "status",
-            "control",
-            "http/auth",
-            "http/admission",
-            "runtime",
-            "bin/",
-            "lab",
-        ],
-    ),
+    ("kube", CLUSTER),
+    ("k8s_openapi", CLUSTER),
     ("rcgen", &["http/tls", "http/admission"]),
     ("anyhow", &["main", "cli", "bin/", "lab", "sinks/contract"]),
 ];

@@ -15,6 +15,8 @@ mod cluster_kinds;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod extraction;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod filters;
@@ -48,6 +50,8 @@ mod postgres;
 mod profiles;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod runbook;
 #[cfg(test)]

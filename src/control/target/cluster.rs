@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::absence::Going;
 use super::room::Fill;
-use super::{Chosen, Refusal, Resolved, Rows, in_words, remarks, some};
+use super::{Chosen, Refusal, Resolved, Rows, filter, in_words, remarks, secrets, some};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetStatus};
 use crate::control::Control;
@@ -212,6 +212,7 @@ impl Control {
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
         let target = validate::cluster_target(spec).map_err(|errors| invalid(errors.to_string(), Rows::Stay))?;
+        secrets::consented(&self.shelves, target.profile())?;
         let ceiling = self.shelves.cluster_ceiling()?;
         let reference = FieldPath::spec().field("profileRef").field("namespace");
         ceiling.allows_static_ref(&reference, StaticRef::Profile, &target.profile().namespace)?;
