@@ -28,7 +28,7 @@ use kollect::metrics::Metrics;
 use kollect::model::{Gvk, Name, Namespace, ObjectKey, Origin};
 use kollect::store::{Coverage, Store};
 use kollect::watch::{
-    Bounds, Choice, ClusterWide, Filter, Interest, Program, Resource, Scope, Settings, Terms, WatchSet,
+    Bounds, Choice, Clients, ClusterWide, Filter, Interest, Program, Resource, Scope, Settings, Terms, WatchSet,
 };
 use kube::core::{Expression, Selector};
 use parking_lot::Mutex;
@@ -103,7 +103,9 @@ impl World {
             cluster_wide: ClusterWide::Allowed,
         };
         let metrics = Arc::new(Metrics::new("bench", "bench"));
-        let watch = WatchSet::new(client(replies), store.clone(), &metrics, settings, &stop);
+        let client = client(replies);
+        let clients = Clients { lists: client.clone(), others: client };
+        let watch = WatchSet::new(clients, store.clone(), &metrics, settings, &stop);
         let resource = Resource {
             group: "apps".into(),
             version: "v1".into(),

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::absence::Going;
 use super::room::Fill;
-use super::{Chosen, Refusal, Resolved, Rows, filter, in_words, remarks, secrets, some};
+use super::{Chosen, Refusal, Resolved, Rows, in_words, remarks, secrets, some};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetStatus};
 use crate::control::Control;
