@@ -27,7 +27,7 @@ use crate::error::Class;
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
-use crate::store::Awaited;
+use crate::store::{Awaited, View};
 use crate::validate::FieldPath;
 use crate::validate::scope::{Ceiling, Raised};
 
@@ -317,6 +317,7 @@ impl Control {
             key: key.clone(),
             sink: opened,
             scope: Arc::new(scope),
+            view: View::Namespace(key.inventory.namespace.clone()),
             interval,
             generation: inventory.generation(),
             max_export_bytes: ceiling.and_then(|bytes| NonZeroU64::new(bytes.unsigned_abs())),
