@@ -38,8 +38,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
-    Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
-    KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    Kind, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec,
+    KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec,
+    KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
@@ -48,16 +49,17 @@ use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks;
 use crate::status::events::{EventWriter, between};
 use crate::status::{StatusWriter, Subject};
-use crate::store::Store;
+use crate::store::{CLUSTER, Store};
 use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
 use errand::{Errand, Errands};
 use family::SinkShelves;
+use inventory::{InventorySpec, outside};
 use measure::Measures;
 pub use overview::Overview;
 use probe::Probes;
 use reach::Reach;
 use secrets::Secrets;
-use shelf::{News, Notice, Shelf};
+use shelf::{News, Notice, Object, Shelf};
 
 /// Notices that may wait; a watch of our own objects is not read further while it is full.
 const MAX_NOTICES: usize = 1024;
@@ -67,9 +69,6 @@ const DISCOVERY: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often counts are compared with what the statuses show.
 const TICK: Duration = Duration::from_secs(1);
-
-/// The inventory namespace of the rows of cluster inventories.
-const CLUSTER: &str = "cluster";
 
 /// What the control stage works with.
 pub struct Parts {
@@ -99,7 +98,8 @@ struct Shelves {
     profiles: Shelf<KollectProfileSpec>,
     targets: Shelf<KollectTargetSpec>,
     cluster_targets: Shelf<KollectClusterTargetSpec>,
-    inventories: Shelf<KollectInventorySpec>,
+    inventories: Shelf<InventorySpec>,
+    cluster_inventories: Shelf<InventorySpec>,
     sinks: SinkShelves,
     scopes: Shelf<KollectScopeSpec>,
     cluster_scopes: Shelf<KollectClusterScopeSpec>,
@@ -130,7 +130,7 @@ pub struct Control {
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
     cluster_targets: BTreeMap<ObjectKey, target::cluster::State>,
-    inventories: BTreeMap<ObjectKey, inventory::State>,
+    inventories: BTreeMap<Subject, inventory::State>,
     sinks: BTreeMap<Subject, sink::State>,
     tests: BTreeMap<ObjectKey, connection_test::State>,
     probes: Probes,
@@ -222,6 +222,7 @@ impl Control {
                 () = reports.changed() => {
                     let news = reports.drain();
                     self.queue_inventories(|key| news.contains(key));
+                    self.queue_cluster_inventories(|subject, _| news.contains(&outside(subject)));
                     self.leave_strays().await;
                 }
                 probed = self.probes.next() => self.take_probe(probed?),
@@ -270,6 +271,7 @@ impl Control {
             Notice::Namespace(event) => {
                 if shelves.take_namespace(event) {
                     self.queue_all_targets();
+                    self.queue_cluster_inventories(|_, _| true);
                 }
                 return;
             }
@@ -279,7 +281,8 @@ impl Control {
                     Kind::Profile => shelves.profiles.take(event),
                     Kind::Target => shelves.targets.take(event),
                     Kind::ClusterTarget => shelves.cluster_targets.take(event),
-                    Kind::Inventory => shelves.inventories.take(event),
+                    Kind::Inventory => shelves.inventories.take_as::<KollectInventorySpec>(event),
+                    Kind::ClusterInventory => shelves.cluster_inventories.take_as::<KollectClusterInventorySpec>(event),
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
@@ -297,7 +300,7 @@ impl Control {
                     self.work.insert((kind, key));
                 }
                 // An inventory waits for its destination to be on record, a test for its result.
-                News::Status if matches!(kind, Kind::Inventory | Kind::ConnectionTest) => {
+                News::Status if matches!(kind, Kind::Inventory | Kind::ClusterInventory | Kind::ConnectionTest) => {
                     self.work.insert((kind, key));
                 }
                 News::Status => {}
@@ -316,13 +319,16 @@ impl Control {
             // Of two with one name, the cluster target is the one that gives way.
             Kind::Target => self.queue_cluster_targets(|name, _| *name == key.name),
             Kind::Inventory => self.queue_targets(here),
+            Kind::ClusterTarget => self.queue_cluster_inventories(|_, _| true),
             Kind::Scope => {
                 self.queue_targets(here);
                 self.queue_inventories(here);
+                self.queue_cluster_inventories(|_, spec| spec.home_of_sinks() == key.namespace.as_str());
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterScope => {
                 self.queue_cluster_targets(|_, _| true);
+                self.queue_cluster_inventories(|_, _| true);
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterInventory => {
@@ -330,6 +336,7 @@ impl Control {
             }
             Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => {
                 self.queue_inventories(here);
+                self.queue_users_of_sinks(&BTreeSet::from([key.namespace.clone()]));
                 self.queue_tests(here);
             }
             _ => {}
@@ -344,6 +351,7 @@ impl Control {
         let namespaces: BTreeSet<Namespace> = pointing.iter().map(|key| key.object.namespace.clone()).collect();
         self.work.extend(pointing.into_iter().map(|key| (Kind::of_family(key.family), key.object)));
         self.queue_inventories(|key| namespaces.contains(&key.namespace));
+        self.queue_users_of_sinks(&namespaces);
         self.queue_tests(|key| namespaces.contains(&key.namespace));
     }
 
@@ -367,6 +375,26 @@ impl Control {
     fn queue_inventories(&mut self, which: impl Fn(&ObjectKey) -> bool) {
         let keys = self.shelves.inventories.iter().map(|(key, _)| key).filter(|key| which(key));
         self.work.extend(keys.map(|key| (Kind::Inventory, key.clone())));
+    }
+
+    /// Queues the cluster inventories whose spec can be read, by subject and spec.
+    fn queue_cluster_inventories(&mut self, which: impl Fn(&Subject, &KollectClusterInventorySpec) -> bool) {
+        let all = self.shelves.cluster_inventories.iter();
+        let subjects = all.filter_map(|(key, object)| match &object.spec {
+            Ok(InventorySpec::Cluster(spec)) => {
+                Some((Kind::ClusterInventory, key.clone())).filter(|it| which(it, spec))
+            }
+            _ => None,
+        });
+        self.work.extend(subjects);
+    }
+
+    /// Queues the cluster inventories that name a sink of these namespaces.
+    fn queue_users_of_sinks(&mut self, namespaces: &BTreeSet<Namespace>) {
+        self.queue_cluster_inventories(|_, spec| {
+            let all = [&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs];
+            all.into_iter().flatten().any(|sink| namespaces.contains(spec.namespace_of(sink)))
+        });
     }
 
     fn queue_tests(&mut self, which: impl Fn(&ObjectKey) -> bool) {
@@ -421,7 +449,7 @@ impl Control {
             if self.reach.hold(&(kind, key.clone())) {
                 continue;
             }
-            if kind == Kind::Inventory && !self.ready {
+            if matches!(kind, Kind::Inventory | Kind::ClusterInventory) && !self.ready {
                 // All targets of the first lists are registered by now: their kind sorts first.
                 self.ready = true;
                 self.parts.store.complete();
@@ -468,7 +496,7 @@ impl Control {
         match kind {
             Kind::Target => self.reconcile_target(key),
             Kind::ClusterTarget => self.reconcile_cluster_target(key),
-            Kind::Inventory => self.reconcile_inventory(key).await,
+            Kind::Inventory | Kind::ClusterInventory => self.reconcile_inventory(&(kind, key.clone())).await,
             Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
             Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
             Kind::ConnectionTest => self.reconcile_connection_test(key),
@@ -549,9 +577,11 @@ impl Control {
             }
             namespaces.extend(moved);
         }
-        let inventories: Vec<ObjectKey> =
-            self.inventories.keys().filter(|key| namespaces.contains(&key.namespace)).cloned().collect();
-        self.work.extend(inventories.into_iter().map(|key| (Kind::Inventory, key)));
+        let inventories = self.inventories.keys().filter(|(_, key)| namespaces.contains(&key.namespace)).cloned();
+        let inventories: Vec<Subject> = inventories.collect();
+        self.work.extend(inventories);
+        let readers = self.readers_among(&namespaces);
+        self.work.extend(readers.into_iter().map(|key| (Kind::ClusterInventory, key)));
         self.work.extend(moved.into_iter().map(|key| (Kind::Target, key)));
         let now = Instant::now();
         self.work.extend(self.deferred.iter().filter(|(_, turn)| **turn <= now).map(|(subject, _)| subject.clone()));
@@ -585,6 +615,7 @@ impl Shelves {
             Kind::Target => self.targets.get(key)?.uid(),
             Kind::ClusterTarget => self.cluster_targets.get(key)?.uid(),
             Kind::Inventory => self.inventories.get(key)?.uid(),
+            Kind::ClusterInventory => self.cluster_inventories.get(key)?.uid(),
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
@@ -601,20 +632,27 @@ impl Shelves {
             && self.targets.synced()
             && self.cluster_targets.synced()
             && self.inventories.synced()
+            && self.cluster_inventories.synced()
             && self.sinks.synced()
             && self.scopes.synced()
             && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::EventSink, Kind::ClusterInventory]
-                .iter()
-                .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+            && self.others.get(&Kind::EventSink).is_some_and(Shelf::synced)
+    }
+
+    /// Returns an inventory of either kind.
+    fn inventory(&self, (kind, key): &Subject) -> Option<&Arc<Object<InventorySpec>>> {
+        match kind {
+            Kind::ClusterInventory => self.cluster_inventories.get(key),
+            _ => self.inventories.get(key),
+        }
     }
 
     /// Returns the cluster inventory whose rows stand under this key, which has the namespace `cluster`.
     fn cluster_inventory<'a>(&self, key: &'a ObjectKey) -> Option<&'a str> {
         let own = ObjectKey::new(Namespace::new(""), key.name.clone());
-        let there = self.others.get(&Kind::ClusterInventory).and_then(|shelf| shelf.get(&own));
+        let there = self.cluster_inventories.get(&own);
         there.filter(|_| key.namespace.as_str() == CLUSTER).map(|_| key.name.as_str())
     }
 
