@@ -288,7 +288,7 @@ impl Control {
                     Kind::Scope => shelves.scopes.take(event),
                     Kind::ClusterScope => shelves.cluster_scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
-                    other => shelves.others.entry(other).or_default().take(event),
+                    Kind::EventSink => shelves.others.entry(kind).or_default().take(event),
                 };
                 (kind, keys)
             }
@@ -339,7 +339,7 @@ impl Control {
                 self.queue_users_of_sinks(&BTreeSet::from([key.namespace.clone()]));
                 self.queue_tests(here);
             }
-            _ => {}
+            Kind::ConnectionTest => {}
         }
     }
 
@@ -375,26 +375,6 @@ impl Control {
     fn queue_inventories(&mut self, which: impl Fn(&ObjectKey) -> bool) {
         let keys = self.shelves.inventories.iter().map(|(key, _)| key).filter(|key| which(key));
         self.work.extend(keys.map(|key| (Kind::Inventory, key.clone())));
-    }
-
-    /// Queues the cluster inventories whose spec can be read, by subject and spec.
-    fn queue_cluster_inventories(&mut self, which: impl Fn(&Subject, &KollectClusterInventorySpec) -> bool) {
-        let all = self.shelves.cluster_inventories.iter();
-        let subjects = all.filter_map(|(key, object)| match &object.spec {
-            Ok(InventorySpec::Cluster(spec)) => {
-                Some((Kind::ClusterInventory, key.clone())).filter(|it| which(it, spec))
-            }
-            _ => None,
-        });
-        self.work.extend(subjects);
-    }
-
-    /// Queues the cluster inventories that name a sink of these namespaces.
-    fn queue_users_of_sinks(&mut self, namespaces: &BTreeSet<Namespace>) {
-        self.queue_cluster_inventories(|_, spec| {
-            let all = [&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs];
-            all.into_iter().flatten().any(|sink| namespaces.contains(spec.namespace_of(sink)))
-        });
     }
 
     fn queue_tests(&mut self, which: impl Fn(&ObjectKey) -> bool) {
@@ -621,7 +601,7 @@ impl Shelves {
             Kind::Scope => self.scopes.get(key)?.uid(),
             Kind::ClusterScope => self.cluster_scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
-            other => self.others.get(other)?.get(key)?.uid(),
+            Kind::EventSink => self.others.get(kind)?.get(key)?.uid(),
         };
         Some(uid)
     }

@@ -21,6 +21,7 @@ use crate::api::v1alpha1::{
 use crate::control::target::some_names;
 use crate::error::Class;
 use crate::model::{Name, Namespace, ObjectKey};
+use crate::status::Subject;
 use crate::store::{Each, Pick, Reader, RollUp, Shard, View};
 use crate::validate::scope::StaticRef;
 use crate::validate::{self, FieldPath};
@@ -142,6 +143,29 @@ impl Control {
         all.map(|((_, key), _)| key.clone()).collect()
     }
 
+    /// Queues the cluster inventories whose spec can be read, by subject and spec.
+    pub(in crate::control) fn queue_cluster_inventories(
+        &mut self,
+        which: impl Fn(&Subject, &KollectClusterInventorySpec) -> bool,
+    ) {
+        let all = self.shelves.cluster_inventories.iter();
+        let subjects = all.filter_map(|(key, object)| match &object.spec {
+            Ok(super::InventorySpec::Cluster(spec)) => {
+                Some((Kind::ClusterInventory, key.clone())).filter(|it| which(it, spec))
+            }
+            _ => None,
+        });
+        self.work.extend(subjects);
+    }
+
+    /// Queues the cluster inventories that name a sink of these namespaces.
+    pub(in crate::control) fn queue_users_of_sinks(&mut self, namespaces: &BTreeSet<Namespace>) {
+        self.queue_cluster_inventories(|_, spec| {
+            let all = [&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs];
+            all.into_iter().flatten().any(|sink| namespaces.contains(spec.namespace_of(sink)))
+        });
+    }
+
     /// Lets the rows of the inventory's targets go that are held now, in all its namespaces.
     pub(super) fn release_roll_up(&mut self, state: &State) {
         let Some(View::RollUp(RollUp { namespaces, pick })) = state.reading.as_ref().map(Reader::view) else { return };
@@ -257,7 +281,7 @@ mod tests {
     #[test]
     fn the_checksum_is_that_of_the_namespaces_in_their_order() {
         let text = format!("a:{}\nb:{}\n", Digest([1, 0, 0, 0]), Digest([2, 0, 0, 0]));
-        let want: String = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect();
+        let want = Sha256::digest(text).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
         assert_eq!(checksum(&[shard("a", 1), shard("b", 2)]), want);
     }
 

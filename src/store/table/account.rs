@@ -152,8 +152,12 @@ impl Inner {
 
     /// Puts a row on the accounts that was written or removed just now.
     pub(super) fn book(&mut self, id: &RowId, before: Option<Hashed>, after: Option<Hashed>) {
-        before.into_iter().for_each(|row| self.counts.remove(row));
-        after.into_iter().for_each(|row| self.counts.add(row));
+        if let Some(row) = before {
+            self.counts.remove(row);
+        }
+        if let Some(row) = after {
+            self.counts.add(row);
+        }
         let mut accounts = std::mem::take(&mut self.accounts);
         for account in accounts.values_mut() {
             let Some(rank) = account.rank(id.target) else { continue };
@@ -164,8 +168,12 @@ impl Inner {
             let behind = if before.is_some() == after.is_some() { None } else { self.behind(account, rank, &id.uid) };
             let behind =
                 behind.and_then(|there| Some((there.target, Hashed::of(&self.row(&there, self.rows.get(&there)?)?))));
-            before.into_iter().for_each(|row| account.strike(id.target, row));
-            after.into_iter().for_each(|row| account.enter(id.target, row));
+            if let Some(row) = before {
+                account.strike(id.target, row);
+            }
+            if let Some(row) = after {
+                account.enter(id.target, row);
+            }
             match behind {
                 Some((target, row)) if after.is_some() => account.strike(target, row),
                 Some((target, row)) => account.enter(target, row),

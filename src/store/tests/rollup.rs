@@ -35,7 +35,9 @@ fn teams(each: Each) -> (Store, BTreeMap<(&'static str, &'static str), Target>, 
     let targets: BTreeMap<_, _> =
         places.map(|(space, target)| ((space, target), register(&store, space, target))).collect();
     store.complete();
-    targets.values().for_each(|target| target.sweep(|_| true, 1));
+    for target in targets.values() {
+        target.sweep(|_| true, 1);
+    }
     let reader = store.reader(&view(&["a", "b"], each));
     reader.acknowledge(reader.plan().seq);
     (store, targets, reader)
@@ -223,10 +225,10 @@ impl World {
     fn new(each: Each) -> Self {
         let store = Store::default();
         let mut targets = BTreeMap::new();
-        for space in 0..SPACES.len() {
-            for target in 0..TARGETS.len() {
-                if TARGETS[target] != "nodes" || SPACES[space] == HOME {
-                    targets.insert((space, target), register(&store, SPACES[space], TARGETS[target]));
+        for (space, namespace) in SPACES.iter().enumerate() {
+            for (target, name) in TARGETS.iter().enumerate() {
+                if *name != "nodes" || *namespace == HOME {
+                    targets.insert((space, target), register(&store, namespace, name));
                 }
             }
         }
@@ -265,7 +267,9 @@ impl World {
             }
             Step::List(space, target, rows) => {
                 self.mark += 1;
-                rows.into_iter().for_each(|(uid, value)| self.put((space, target), uid, value));
+                for (uid, value) in rows {
+                    self.put((space, target), uid, value);
+                }
                 if let Some(there) = self.targets.get(&(space, target)) {
                     there.sweep(|_| true, self.mark);
                     self.known.insert((space, target));
@@ -398,7 +402,9 @@ proptest! {
             }
             let mut digest = Digest::default();
             let shown = world.shown();
-            shown.iter().for_each(|row| digest.add(canonical::row_hash(row).0));
+            for row in &shown {
+                digest.add(canonical::row_hash(row).0);
+            }
             let counts = reader.counts();
             prop_assert_eq!((counts.rows, counts.digest), (shown.len(), digest));
         }
