@@ -33,7 +33,7 @@ pub struct Awaited {
 /// All rows that may be shown.
 #[derive(Debug)]
 pub struct Everything {
-    /// The rows, in the order of their keys.
+    /// The rows, namespace by namespace.
     pub rows: Vec<Row>,
     /// Parts that are left out, for they have been missing for too long. Ascending.
     pub missing: Vec<Part>,

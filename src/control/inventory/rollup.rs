@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use sha2::{Digest as _, Sha256};
 
 use super::{Control, Failing, Inventory, State};
@@ -69,9 +69,9 @@ impl Control {
         state.targets = Some(targets.len());
         if targets.is_empty() {
             state.reading = None;
-            return Err(
-                young(it).map_or_else(|| failing(reasons::NO_TARGETS, no_targets(spec, &namespaces)), Unfit::Silent)
-            );
+            let pause = young(&it.object.meta, Timestamp::now());
+            let complaint = || failing(reasons::NO_TARGETS, no_targets(spec, &namespaces));
+            return Err(pause.map_or_else(complaint, Unfit::Silent));
         }
         let each = match spec.dedupe {
             Dedupe::KeepAll => Each::Row,
@@ -176,9 +176,8 @@ impl Control {
 }
 
 /// Returns when to look again at an inventory that is too new to complain.
-fn young(it: Inventory<'_>) -> Option<Duration> {
-    let made = it.object.meta.creation_timestamp.as_ref()?.0;
-    let age = Timestamp::now().duration_since(made);
+fn young(meta: &ObjectMeta, now: Timestamp) -> Option<Duration> {
+    let age = now.duration_since(meta.creation_timestamp.as_ref()?.0);
     (age.unsigned_abs() < YOUNG).then_some(AGAIN)
 }
 
@@ -270,12 +269,26 @@ fn count(number: usize) -> i64 {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
     use super::*;
     use crate::model::Digest;
 
     fn shard(namespace: &str, rows: usize) -> Shard {
         let digest = Digest([rows as u64, 0, 0, 0]);
         Shard { namespace: Namespace::new(namespace), rows, targets: 1, digest }
+    }
+
+    #[test]
+    fn an_inventory_without_targets_is_silent_for_its_first_five_minutes() {
+        let now: Timestamp = "2026-03-01T10:00:00Z".parse().unwrap();
+        let made = |time: &str| {
+            let time = Time(time.parse().unwrap());
+            young(&ObjectMeta { creation_timestamp: Some(time), ..ObjectMeta::default() }, now)
+        };
+        assert_eq!(made("2026-03-01T09:55:01Z"), Some(AGAIN));
+        assert_eq!(made("2026-03-01T09:55:00Z"), None);
+        assert_eq!(young(&ObjectMeta::default(), now), None);
     }
 
     #[test]
