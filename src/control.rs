@@ -39,8 +39,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
-    Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
-    KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    Kind, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec,
+    KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec,
+    KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
@@ -49,17 +50,18 @@ use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks;
 use crate::status::events::EventWriter;
 use crate::status::{StatusWriter, Subject};
-use crate::store::Store;
+use crate::store::{CLUSTER, Store};
 use crate::watch::{DiscoverError, Discovery, WatchSet};
 use errand::{Errand, Errands};
 use family::SinkShelves;
+use inventory::{InventorySpec, outside};
 use measure::Measures;
 use namespaces::NamespaceFacts;
 pub use overview::Overview;
 use probe::Probes;
 use reach::Reach;
 use secrets::Secrets;
-use shelf::{News, Notice, Shelf};
+use shelf::{News, Notice, Object, Shelf};
 use written::Written;
 
 /// Notices that may wait; a watch of our own objects is not read further while it is full.
@@ -70,9 +72,6 @@ const DISCOVERY: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often counts are compared with what the statuses show.
 const TICK: Duration = Duration::from_secs(1);
-
-/// The inventory namespace of the rows of cluster inventories.
-const CLUSTER: &str = "cluster";
 
 /// What the control stage works with.
 pub struct Parts {
@@ -102,7 +101,8 @@ struct Shelves {
     profiles: Shelf<KollectProfileSpec>,
     targets: Shelf<KollectTargetSpec>,
     cluster_targets: Shelf<KollectClusterTargetSpec>,
-    inventories: Shelf<KollectInventorySpec>,
+    inventories: Shelf<InventorySpec>,
+    cluster_inventories: Shelf<InventorySpec>,
     sinks: SinkShelves,
     scopes: Shelf<KollectScopeSpec>,
     cluster_scopes: Shelf<KollectClusterScopeSpec>,
@@ -126,7 +126,7 @@ pub struct Control {
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
     cluster_targets: BTreeMap<ObjectKey, target::cluster::State>,
-    inventories: BTreeMap<ObjectKey, inventory::State>,
+    inventories: BTreeMap<Subject, inventory::State>,
     sinks: BTreeMap<Subject, sink::State>,
     tests: BTreeMap<ObjectKey, connection_test::State>,
     probes: Probes,
@@ -210,6 +210,7 @@ impl Control {
                 () = reports.changed() => {
                     let news = reports.drain();
                     self.queue_inventories(|key| news.contains(key));
+                    self.queue_cluster_inventories(|subject, _| news.contains(&outside(subject)));
                     self.leave_strays().await;
                 }
                 probed = self.probes.next() => self.take_probe(probed?),
@@ -258,6 +259,7 @@ impl Control {
             Notice::Namespace(event) => {
                 if shelves.take_namespace(event) {
                     self.queue_all_targets();
+                    self.queue_cluster_inventories(|_, _| true);
                 }
                 return;
             }
@@ -267,13 +269,14 @@ impl Control {
                     Kind::Profile => shelves.profiles.take(event),
                     Kind::Target => shelves.targets.take(event),
                     Kind::ClusterTarget => shelves.cluster_targets.take(event),
-                    Kind::Inventory => shelves.inventories.take(event),
+                    Kind::Inventory => shelves.inventories.take_as::<KollectInventorySpec>(event),
+                    Kind::ClusterInventory => shelves.cluster_inventories.take_as::<KollectClusterInventorySpec>(event),
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
                     Kind::ClusterScope => shelves.cluster_scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
-                    other => shelves.others.entry(other).or_default().take(event),
+                    Kind::EventSink => shelves.others.entry(kind).or_default().take(event),
                 };
                 (kind, keys)
             }
@@ -285,7 +288,7 @@ impl Control {
                     self.work.insert((kind, key));
                 }
                 // An inventory waits for its destination to be on record, a test for its result.
-                News::Status if matches!(kind, Kind::Inventory | Kind::ConnectionTest) => {
+                News::Status if matches!(kind, Kind::Inventory | Kind::ClusterInventory | Kind::ConnectionTest) => {
                     self.work.insert((kind, key));
                 }
                 News::Status => {}
@@ -304,13 +307,16 @@ impl Control {
             // Of two with one name, the cluster target is the one that gives way.
             Kind::Target => self.queue_cluster_targets(|name, _| *name == key.name),
             Kind::Inventory => self.queue_targets(here),
+            Kind::ClusterTarget => self.queue_cluster_inventories(|_, _| true),
             Kind::Scope => {
                 self.queue_targets(here);
                 self.queue_inventories(here);
+                self.queue_cluster_inventories(|_, spec| spec.home_of_sinks() == key.namespace.as_str());
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterScope => {
                 self.queue_cluster_targets(|_, _| true);
+                self.queue_cluster_inventories(|_, _| true);
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterInventory => {
@@ -318,9 +324,10 @@ impl Control {
             }
             Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => {
                 self.queue_inventories(here);
+                self.queue_users_of_sinks(&BTreeSet::from([key.namespace.clone()]));
                 self.queue_tests(here);
             }
-            _ => {}
+            Kind::ConnectionTest => {}
         }
     }
 
@@ -332,6 +339,7 @@ impl Control {
         let namespaces: BTreeSet<Namespace> = pointing.iter().map(|key| key.object.namespace.clone()).collect();
         self.work.extend(pointing.into_iter().map(|key| (Kind::of_family(key.family), key.object)));
         self.queue_inventories(|key| namespaces.contains(&key.namespace));
+        self.queue_users_of_sinks(&namespaces);
         self.queue_tests(|key| namespaces.contains(&key.namespace));
     }
 
@@ -409,7 +417,7 @@ impl Control {
             if self.reach.hold(&(kind, key.clone())) {
                 continue;
             }
-            if kind == Kind::Inventory && !self.ready {
+            if matches!(kind, Kind::Inventory | Kind::ClusterInventory) && !self.ready {
                 // All targets of the first lists are registered by now: their kind sorts first.
                 self.ready = true;
                 self.parts.store.complete();
@@ -456,7 +464,7 @@ impl Control {
         match kind {
             Kind::Target => self.reconcile_target(key),
             Kind::ClusterTarget => self.reconcile_cluster_target(key),
-            Kind::Inventory => self.reconcile_inventory(key).await,
+            Kind::Inventory | Kind::ClusterInventory => self.reconcile_inventory(&(kind, key.clone())).await,
             Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
             Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
             Kind::ConnectionTest => self.reconcile_connection_test(key),
@@ -488,9 +496,11 @@ impl Control {
             }
             namespaces.extend(moved);
         }
-        let inventories: Vec<ObjectKey> =
-            self.inventories.keys().filter(|key| namespaces.contains(&key.namespace)).cloned().collect();
-        self.work.extend(inventories.into_iter().map(|key| (Kind::Inventory, key)));
+        let inventories = self.inventories.keys().filter(|(_, key)| namespaces.contains(&key.namespace)).cloned();
+        let inventories: Vec<Subject> = inventories.collect();
+        self.work.extend(inventories);
+        let readers = self.readers_among(&namespaces);
+        self.work.extend(readers.into_iter().map(|key| (Kind::ClusterInventory, key)));
         self.work.extend(moved.into_iter().map(|key| (Kind::Target, key)));
         let now = Instant::now();
         self.work.extend(self.deferred.iter().filter(|(_, turn)| **turn <= now).map(|(subject, _)| subject.clone()));
@@ -520,12 +530,13 @@ impl Shelves {
             Kind::Target => self.targets.get(key)?.uid(),
             Kind::ClusterTarget => self.cluster_targets.get(key)?.uid(),
             Kind::Inventory => self.inventories.get(key)?.uid(),
+            Kind::ClusterInventory => self.cluster_inventories.get(key)?.uid(),
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
             Kind::ClusterScope => self.cluster_scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
-            other => self.others.get(other)?.get(key)?.uid(),
+            Kind::EventSink => self.others.get(kind)?.get(key)?.uid(),
         };
         Some(uid)
     }
@@ -536,20 +547,27 @@ impl Shelves {
             && self.targets.synced()
             && self.cluster_targets.synced()
             && self.inventories.synced()
+            && self.cluster_inventories.synced()
             && self.sinks.synced()
             && self.scopes.synced()
             && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::EventSink, Kind::ClusterInventory]
-                .iter()
-                .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+            && self.others.get(&Kind::EventSink).is_some_and(Shelf::synced)
+    }
+
+    /// Returns an inventory of either kind.
+    fn inventory(&self, (kind, key): &Subject) -> Option<&Arc<Object<InventorySpec>>> {
+        match kind {
+            Kind::ClusterInventory => self.cluster_inventories.get(key),
+            _ => self.inventories.get(key),
+        }
     }
 
     /// Returns the cluster inventory whose rows stand under this key, which has the namespace `cluster`.
     fn cluster_inventory<'a>(&self, key: &'a ObjectKey) -> Option<&'a str> {
         let own = ObjectKey::new(Namespace::new(""), key.name.clone());
-        let there = self.others.get(&Kind::ClusterInventory).and_then(|shelf| shelf.get(&own));
+        let there = self.cluster_inventories.get(&own);
         there.filter(|_| key.namespace.as_str() == CLUSTER).map(|_| key.name.as_str())
     }
 }

@@ -12,10 +12,11 @@
 
 use std::fmt;
 
-use crate::api::v1alpha1::Duration;
+use crate::api::v1alpha1::{Duration, LabelSelector};
 use crate::error::{Class, Classify};
 
 pub mod admitted;
+mod cluster_inventory;
 mod cluster_target;
 mod connection_test;
 mod endpoint;
@@ -30,6 +31,7 @@ mod snapshot;
 mod target;
 mod template;
 
+pub use cluster_inventory::{ValidatedClusterInventory, cluster_inventory};
 pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
@@ -173,6 +175,46 @@ impl Findings {
             self.add(path.clone(), message);
         }
         bytes <= MAX_EXPRESSIONS_BYTES
+    }
+
+    /// The name of an object whose namespace is known otherwise.
+    fn plain_name(&mut self, path: FieldPath, name: &str, what: &str) {
+        if name.trim().is_empty() {
+            self.add(path, format!("is blank; name {what}"));
+        } else if name.contains('/') {
+            let message = format!("{name:?} has a slash; write the name alone, and the namespace in its own field");
+            self.add(path, message);
+        }
+    }
+
+    /// The name of a namespace.
+    fn namespace(&mut self, path: FieldPath, name: &str) {
+        if !label::is_namespace(name) {
+            let message = format!("{name:?} cannot be a namespace; write lower-case letters, digits and dashes");
+            self.add(path, message);
+        }
+    }
+
+    /// The profile of an object that lives in no namespace.
+    fn profile_ref(&mut self, path: &FieldPath, name: &str, namespace: &str, whose: &str) {
+        self.plain_name(path.field("name"), name, "a KollectProfile");
+        if namespace.trim().is_empty() {
+            let message = format!("is blank; name the namespace of the profile, for {whose} has none of its own");
+            self.add(path.field("namespace"), message);
+        } else {
+            self.namespace(path.field("namespace"), namespace);
+        }
+    }
+
+    /// The namespaces of an object that lives in none.
+    fn some_namespaces(&mut self, selector: Option<&LabelSelector>, whose: &str) {
+        if selector.is_none_or(|selector| selector.match_labels.is_empty() && selector.match_expressions.is_empty()) {
+            let message = format!(
+                "has no requirement, and {whose} never selects every namespace by default; to mean all of them, write \
+                 matchExpressions: [{{key: kubernetes.io/metadata.name, operator: Exists}}]"
+            );
+            self.add(FieldPath::spec().field("namespaceSelector"), message);
+        }
     }
 
     fn interval(&mut self, path: FieldPath, interval: Duration) {

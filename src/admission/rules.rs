@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Findings, SINK_NAMESPACE, Surroundings};
+use super::{Findings, Surroundings};
 use crate::api::v1alpha1::inventory::DEFAULT_EXPORT_MIN_INTERVAL;
 use crate::api::v1alpha1::{
     Duration, InventorySinkRef, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec,
@@ -86,7 +86,13 @@ pub(super) fn inventory(spec: &KollectInventorySpec, max_export_bytes: u64, arou
     }
 }
 
-pub(super) fn cluster_inventory(spec: &KollectClusterInventorySpec, around: &Surroundings, to: &mut Findings) {
+pub(super) fn cluster_inventory(
+    spec: &KollectClusterInventorySpec,
+    max_export_bytes: u64,
+    around: &Surroundings,
+    to: &mut Findings,
+) {
+    let _ = to.take(validate::cluster_inventory(spec, max_export_bytes)); // what it made is for those who export
     unserved(&not_served::cluster_inventory(spec), to);
     let root = FieldPath::spec();
     own_interval(&around.ceiling, spec.export_min_interval, to);
@@ -97,9 +103,8 @@ pub(super) fn cluster_inventory(spec: &KollectClusterInventorySpec, around: &Sur
     }
     for (family, path, reference) in refs(&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs) {
         ref_interval(&around.ceiling, &path, reference, to);
-        let named = [reference.namespace.as_str(), spec.sink_namespace.as_str(), SINK_NAMESPACE];
-        let namespace = named.into_iter().find(|name| !name.trim().is_empty()).unwrap_or_default();
-        to.deny(around.cluster.allows_static_ref(&path, StaticRef::Sink, &Namespace::new(namespace)));
+        let namespace = Namespace::new(spec.namespace_of(reference));
+        to.deny(around.cluster.allows_static_ref(&path, StaticRef::Sink, &namespace));
         to.deny(around.cluster.limits().allows_sink(&path, family, &Name::new(reference.name.as_str())));
     }
 }

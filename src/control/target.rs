@@ -30,7 +30,7 @@ use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons,
 use crate::api::v1alpha1::{Kind, KollectProfileSpec, KollectTargetSpec, KollectTargetStatus};
 use crate::error::Class;
 use crate::extract::{AttributeError, Extractor};
-use crate::model::{Family, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
+use crate::model::{Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
 use crate::store::{Coverage, Store, TargetCounts};
 use crate::validate::{self, NamespaceFilter, SecretContent, ValidatedTarget};
 use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope, Terms};
@@ -301,14 +301,19 @@ impl Control {
 
     /// Returns the namespaces of the cluster that a target asks for, with what each says about being watched.
     fn matched(&self, filter: &NamespaceFilter) -> BTreeMap<Namespace, Consent> {
+        let filter = self.asked_for(filter);
+        let all = self.shelves.namespaces.iter();
+        let matching = all.filter(|(name, facts)| filter.matches(name, &facts.labels));
+        matching.map(|(name, facts)| (name.clone(), facts.consent)).collect()
+    }
+
+    /// Adds the defaults of the operator to what a target asks for.
+    pub(super) fn asked_for(&self, filter: &NamespaceFilter) -> NamespaceFilter {
         let defaults = &self.parts.config.collection;
         let set = |names: &[String]| names.iter().map(|name| Namespace::new(name.as_str())).collect();
         let (included, excluded) =
             (set(&defaults.default_included_namespaces), set(&defaults.default_excluded_namespaces));
-        let filter = filter.clone().with_defaults(&included, &excluded);
-        let all = self.shelves.namespaces.iter();
-        let matching = all.filter(|(name, facts)| filter.matches(name, &facts.labels));
-        matching.map(|(name, facts)| (name.clone(), facts.consent)).collect()
+        filter.clone().with_defaults(&included, &excluded)
     }
 
     /// Tells store and streams what the target wants.
@@ -442,9 +447,9 @@ fn sinks_of(shelves: &Shelves, key: &TargetKey) -> Sinks {
     let mut found = Sinks::None;
     for (_, inventory) in shelves.inventories.within(&key.namespace) {
         let Ok(spec) = &inventory.spec else { continue };
-        let snapshots = spec.snapshot_sink_refs.iter().map(|sink| (Family::Snapshot, sink));
-        let databases = spec.database_sink_refs.iter().map(|sink| (Family::Database, sink));
-        for (family, sink) in snapshots.chain(databases) {
+        let [snapshots, databases, _] = spec.refs();
+        let all = [snapshots, databases].into_iter();
+        for (family, sink) in all.flat_map(|(family, list)| list.iter().map(move |sink| (family, sink))) {
             let object = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
             if shelves.sinks.get(&SinkKey { family, object }).is_none() {
                 return Sinks::Missing(format!("{} {:?}", Kind::of_family(family).as_str(), sink.name));
@@ -529,7 +534,12 @@ fn substance(status: &KollectTargetStatus, counts: &TargetCounts, remarks: &str)
 
 /// Names the first few and counts the rest.
 fn some<'a>(names: impl Iterator<Item = &'a Namespace>) -> String {
-    let names: Vec<&str> = names.map(Namespace::as_str).collect();
+    some_names(names.map(Namespace::as_str))
+}
+
+/// Names the first few and counts the rest.
+pub(super) fn some_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
     let (first, rest) = names.split_at(names.len().min(NAMED));
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
     format!("{}{more}", first.join(", "))

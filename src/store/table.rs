@@ -1,11 +1,14 @@
 //! The rows of all targets of one namespace, with their digest, journal and readers.
 
-mod document;
-mod reader;
+mod account;
+mod cursor;
+mod sight;
 mod target;
 mod walk;
 
-pub use document::{Awaited, Everything, Whole};
+pub use account::Shard;
+pub(super) use cursor::{Draft, Due, Piece};
+pub(super) use sight::parts_of;
 pub use walk::Walk;
 
 use std::collections::btree_map::Entry as Slotted;
@@ -18,9 +21,13 @@ use tokio::time::Instant;
 
 use super::journal::Journal;
 use super::knowledge::{Coverage, Knowing, Knowledge, Met};
+use super::reader::Reader;
+use super::view::Pick;
 use super::{Dirt, Holder, Shared, size};
-use crate::canonical;
-use crate::model::{Body, Digest, Name, Namespace, Origin, Part, Row, RowKey, Seq, Uid};
+use crate::model::{Body, Digest, Name, Namespace, Origin, Row, RowKey, Seq, Uid};
+use account::{Account, Hashed};
+use cursor::Cursor;
+use sight::Sight;
 
 /// Target and UID, ordered so that the rows of one target stand together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -66,8 +73,14 @@ struct Slot {
     refused: BTreeMap<Namespace, u32>,
 }
 
-/// A note in the log of what became known. Without a part it concerns a whole target.
-type Learned = (Seq, Option<Part>);
+/// A note in the log of what became known.
+#[derive(Debug)]
+struct Learned {
+    seq: Seq,
+    target: Name,
+    /// Missing when it concerns the whole target.
+    namespace: Option<Namespace>,
+}
 
 /// Rows and digest of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -102,8 +115,10 @@ pub struct TargetCounts {
 #[derive(Debug, Default)]
 struct Inner {
     rows: BTreeMap<RowId, Entry>,
-    item_bytes: usize,
-    digest: Digest,
+    /// Of all rows.
+    counts: Counts,
+    /// Of the selections that somebody reads.
+    accounts: BTreeMap<Arc<Pick>, Account>,
     seq: Seq,
     journal: Journal,
     /// What the journal took when that was last put on the account.
@@ -116,15 +131,6 @@ struct Inner {
     slots: BTreeMap<u32, Slot>,
     readers: HashMap<u64, Cursor>,
     next_reader: u64,
-}
-
-/// Where a reader stands.
-#[derive(Debug, Default)]
-struct Cursor {
-    /// The reader has compared its sink with this table once.
-    compared: bool,
-    /// Changes after this are kept for it; none before its first plan.
-    hold: Option<Seq>,
 }
 
 /// The rows of one namespace's targets.
@@ -144,13 +150,6 @@ pub struct Target {
     origin: Arc<Origin>,
 }
 
-/// The reading end for one binding. Dropping it releases what the journal keeps for it.
-#[derive(Debug)]
-pub struct Reader {
-    table: Arc<Table>,
-    id: u64,
-}
-
 impl Table {
     pub(super) fn new(namespace: Namespace, shared: Arc<Shared>) -> Self {
         Self { namespace, shared, inner: Mutex::default() }
@@ -159,6 +158,16 @@ impl Table {
     /// Returns the namespace of the targets.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace
+    }
+
+    /// Returns what all tables have in common.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Returns the position of the last change.
+    pub(super) fn seq(&self) -> Seq {
+        self.inner.lock().seq
     }
 
     pub(super) fn register(self: &Arc<Self>, origin: Origin) -> Target {
@@ -181,8 +190,7 @@ impl Table {
         let mut inner = self.inner.lock();
         let Some(&number) = inner.numbers.get(name) else { return };
         if self.clear(&mut inner, number) {
-            let seq = inner.advance();
-            inner.learned.push((seq, None));
+            inner.learn(name, None);
             drop(inner);
             self.shared.note(&self.namespace, Dirt { changed: true, learned: true });
         }
@@ -210,19 +218,14 @@ impl Table {
         }
     }
 
-    /// Returns a reader that has not compared anything yet.
+    /// Returns a reader of everything that has not compared anything yet.
     pub fn reader(self: &Arc<Self>) -> Reader {
-        let mut inner = self.inner.lock();
-        let id = inner.next_reader;
-        inner.next_reader += 1;
-        inner.readers.insert(id, Cursor::default());
-        drop(inner);
-        Reader { table: self.clone(), id }
+        Reader::of_table(self)
     }
 
     /// Returns rows and digest.
     pub fn counts(&self) -> Counts {
-        self.inner.lock().counts()
+        self.inner.lock().counts
     }
 
     /// Returns all rows, of known and of unknown parts, in the order of their keys.
@@ -233,7 +236,8 @@ impl Table {
 
     /// Returns what is known.
     pub fn knowledge(&self) -> Knowledge {
-        self.inner.lock().knowledge()
+        let inner = self.inner.lock();
+        Knowledge::of_table(inner.complete, inner.sight(None).knowing())
     }
 
     /// Tells whether a target is registered.
@@ -267,7 +271,7 @@ impl Table {
             self.shared.holders.take(&id.uid, slot.holder);
             let row =
                 Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace: entry.namespace, body: entry.body };
-            inner.discount(&row);
+            inner.book(id, Some(Hashed::of(&row)), None);
         }
         if inner.journaling() {
             inner.journal.removed(id, entry.seq, seq);
@@ -295,7 +299,7 @@ impl Table {
         // Without a reader everything up to now may go.
         let oldest = inner.readers.values().filter_map(|reader| reader.hold).min().unwrap_or(inner.seq);
         inner.journal.trim(oldest);
-        inner.learned.retain(|(seq, _)| *seq > oldest);
+        inner.learned.retain(|learned| learned.seq > oldest);
         self.account(inner);
     }
 }
@@ -395,32 +399,14 @@ impl Inner {
         self.seq
     }
 
-    /// Adds a row to what is counted over the table.
-    fn account(&mut self, row: &Row) {
-        let (hash, bytes) = canonical::row_hash(row);
-        self.digest.add(hash);
-        self.item_bytes += bytes;
-    }
-
-    /// Takes a row out of what is counted over the table.
-    fn discount(&mut self, row: &Row) {
-        let (hash, bytes) = canonical::row_hash(row);
-        self.digest.remove(hash);
-        self.item_bytes = self.item_bytes.saturating_sub(bytes);
+    /// Notes that something is known of a target, in one namespace or in all.
+    fn learn(&mut self, target: &Name, namespace: Option<Namespace>) {
+        let seq = self.advance();
+        self.learned.push(Learned { seq, target: target.clone(), namespace });
     }
 
     fn journaling(&self) -> bool {
         self.readers.values().any(|reader| reader.hold.is_some())
-    }
-
-    fn counts(&self) -> Counts {
-        Counts { rows: self.rows.len(), bytes: self.item_bytes, digest: self.digest }
-    }
-
-    fn knowledge(&self) -> Knowledge {
-        let named = |number: &u32| self.names[*number as usize].clone();
-        let targets = self.slots.iter().map(|(number, slot)| (named(number), slot.knowing.clone())).collect();
-        Knowledge { complete: self.complete, targets }
     }
 
     /// Returns the ids of all rows of a target.

@@ -1,3 +1,5 @@
+mod rollup;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 

@@ -9,8 +9,8 @@ use super::FieldPath;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec,
-    KollectSnapshotSinkSpec, SnapshotSinkType,
+    DatabaseSinkType, InventorySinkRef, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec,
+    KollectInventorySpec, KollectSnapshotSinkSpec, SnapshotSinkType,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -37,14 +37,18 @@ pub fn message(all: &[NotServed]) -> Option<String> {
 
 /// What an inventory uses: each such reference is Degraded, its siblings go on.
 pub fn inventory(spec: &KollectInventorySpec) -> Vec<NotServed> {
-    let refs = FieldPath::spec().field("eventSinkRefs");
-    let paths: Vec<FieldPath> = (0..spec.event_sink_refs.len()).map(|index| refs.index(index)).collect();
-    collect(&paths)
+    event_refs(&spec.event_sink_refs)
 }
 
-/// No cluster inventory is served.
-pub fn cluster_inventory(_: &KollectClusterInventorySpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec()])
+/// What a cluster inventory uses: as of an inventory.
+pub fn cluster_inventory(spec: &KollectClusterInventorySpec) -> Vec<NotServed> {
+    event_refs(&spec.event_sink_refs)
+}
+
+fn event_refs(all: &[InventorySinkRef]) -> Vec<NotServed> {
+    let refs = FieldPath::spec().field("eventSinkRefs");
+    let paths: Vec<FieldPath> = (0..all.len()).map(|index| refs.index(index)).collect();
+    collect(&paths)
 }
 
 /// What a database sink uses.
@@ -109,7 +113,7 @@ mod tests {
                 inventory,
                 json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
             ),
-            said(cluster_inventory, json!({})),
+            said(cluster_inventory, json!({"databaseSinkRefs": ["pg"], "eventSinkRefs": ["a"]})),
             said(database_sink, json!({"type": "mongodb"})),
             said(
                 database_sink,
@@ -122,7 +126,7 @@ mod tests {
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
         spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
-        spec: not in this build
+        spec.eventSinkRefs[0]: not in this build
         spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
         spec.type: not in this build

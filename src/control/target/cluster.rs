@@ -22,13 +22,10 @@ use crate::control::overview::Seen;
 use crate::control::shelf::Object;
 use crate::error::Class;
 use crate::model::{Gvk, Name, Namespace, ObjectKey, TargetKey};
-use crate::store::{Store, TargetCounts};
+use crate::store::{HOME, Store, TargetCounts};
 use crate::validate::scope::{Ceiling, StaticRef};
 use crate::validate::{self, FieldPath};
 use crate::watch::{Interest, Scope};
-
-/// The namespace that objects count for which live in none.
-const HOME: &str = "default";
 
 /// What is remembered of a cluster target between two reconciles.
 #[derive(Debug, Default)]
@@ -37,6 +34,8 @@ pub(in crate::control) struct State {
     common: super::State,
     /// Where it collects, or where its rows have to be left alone.
     registrations: BTreeMap<Namespace, Registration>,
+    /// Nothing stood in its way when it was last looked at.
+    ready: Option<bool>,
 }
 
 /// A cluster target in one namespace.
@@ -164,6 +163,9 @@ impl Control {
         let changed: BTreeSet<Namespace> = held.symmetric_difference(&state.held()).cloned().collect();
         self.queue_inventories(|inventory| changed.contains(&inventory.namespace));
         let class = self.report_cluster_target(key, &object, &outcome, &mut state);
+        if state.ready.replace(class.is_none()) != Some(class.is_none()) {
+            self.queue_cluster_inventories(|_, _| true);
+        }
         let suspended = outcome.is_err_and(|refusal| refusal.reason == reasons::SUSPENDED);
         let collects = state.registrations.values().find_map(|registration| registration.interest.as_ref());
         match (collecting, collects) {
@@ -187,6 +189,11 @@ impl Control {
         }
         self.overview.put(key, Seen { collects, ready: class.is_none(), namespaces });
         class
+    }
+
+    /// Tells whether a cluster target is Ready, as far as this process has seen it.
+    pub(in crate::control) fn is_ready(&self, key: &ObjectKey) -> bool {
+        self.cluster_targets.get(key).and_then(|state| state.ready).unwrap_or_default()
     }
 
     /// Forgets a cluster target that is gone or going.

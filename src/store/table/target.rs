@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
+use super::account::Hashed;
 use super::{Entry, Inner, RowId, Slot, Target};
-use crate::model::{Body, Namespace, Origin, Part, Row, Uid};
+use crate::model::{Body, Namespace, Origin, Row, Uid};
 use crate::store::{Coverage, Dirt, Holder, size};
 
 impl Target {
@@ -42,8 +43,7 @@ impl Target {
             let left: Vec<Namespace> = old.difference(new).cloned().collect();
             slot.retain_failures(&self.table.shared, |namespace, _| new.contains(namespace));
             for namespace in &left {
-                let seq = inner.advance();
-                inner.learned.push((seq, Some(Part { target: name.clone(), namespace: namespace.clone() })));
+                inner.learn(&name, Some(namespace.clone()));
                 learned = true;
             }
         }
@@ -124,7 +124,7 @@ impl Target {
             namespace: entry.namespace.clone(),
             body: entry.body.clone(),
         };
-        inner.account(&row);
+        let after = Hashed::of(&row);
         shared.bytes.fetch_add(size::row(&row.uid, &row.body), Ordering::Relaxed);
         let (namespace, sanitized, seq) = (entry.namespace.clone(), entry.sanitized, entry.seq);
         let old = inner.rows.insert(id.clone(), entry);
@@ -137,15 +137,17 @@ impl Target {
                 slot.sanitized -= usize::from(old.sanitized);
             }
         }
+        let mut before = None;
         if let Some(old) = old {
             row.namespace = old.namespace;
             row.body = old.body;
-            inner.discount(&row);
+            before = Some(Hashed::of(&row));
             shared.bytes.fetch_sub(size::row(&row.uid, &row.body), Ordering::Relaxed);
         } else {
             shared.rows.fetch_add(1, Ordering::Relaxed);
             shared.holders.add(&id.uid, self.holder);
         }
+        inner.book(id, before, Some(after));
     }
 
     /// Removes a row: the object is gone, or filtered out. Tells whether it was there.
@@ -204,8 +206,7 @@ impl Target {
         }
         let learned = !gained.is_empty();
         for namespace in gained {
-            let seq = inner.advance();
-            inner.learned.push((seq, Some(Part { target: self.origin.target.name.clone(), namespace })));
+            inner.learn(&self.origin.target.name, Some(namespace));
         }
         if !inner.journaling() {
             self.table.release(&mut inner);

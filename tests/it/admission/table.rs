@@ -141,9 +141,10 @@ fn inventories() -> Vec<Rule> {
     let selector = json!({"matchLabels": {"team": "a"}});
     let everywhere =
         json!({"namespaceSelector": selector, "sinkNamespace": "platform", "databaseSinkRefs": [{"name": "pg"}]});
-    let cluster = |number, more: Value, says| {
-        rule(number, Kind::ClusterInventory, Open, [everywhere.clone(), with(&everywhere, &more)], says, Schema)
+    let cluster_without = |number, more: Value, says, without| {
+        rule(number, Kind::ClusterInventory, Open, [everywhere.clone(), with(&everywhere, &more)], says, without)
     };
+    let cluster = |number, more: Value, says| cluster_without(number, more, says, Schema);
     vec![
         of("V-I1", refs(&many), "at most 20", Schema),
         of("V-I2 slash", refs(&[json!({"name": "a/b"})]), "spec.databaseSinkRefs[0].name", Schema),
@@ -162,6 +163,21 @@ fn inventories() -> Vec<Rule> {
             refs(&[json!({"name": "a", "maxExportBytes": 9_000_000})]),
             "spec.databaseSinkRefs[0].maxExportBytes",
             Condition("spec.databaseSinkRefs[0].maxExportBytes: 9000000 is out of range"),
+        ),
+        cluster("V-I1 cluster", refs(&many), "at most 20"),
+        cluster("V-I2 cluster", refs(&[json!({"name": "a"}), json!({"name": "a"})]), "spec.databaseSinkRefs"),
+        cluster("V-I5 cluster", json!({"exportMinInterval": "25h"}), "spec.exportMinInterval"),
+        cluster_without(
+            "V-I7 cluster",
+            refs(&[json!({"name": "a", "maxExportBytes": 9_000_000})]),
+            "spec.databaseSinkRefs[0].maxExportBytes: 9000000 is out of range",
+            Nobody,
+        ),
+        cluster_without(
+            "labels of a roll-up",
+            json!({"targetSelector": {"matchLabels": {"a b": "c"}}}),
+            "spec.targetSelector.matchLabels: \"a b\" cannot be the key of a label",
+            Condition("spec.targetSelector.matchLabels"),
         ),
         cluster("V-I4", refs(&[json!({"name": "a", "namespace": "B"})]), "spec.databaseSinkRefs"),
         cluster("V-I10", json!({"profileRef": {"name": "p"}}), "spec.profileRef.namespace"),
