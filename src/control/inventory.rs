@@ -239,8 +239,7 @@ impl Control {
         let asked = interval(sink, sink_spec, spec);
         let raised = limits.raise(asked);
         let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
-        let unserved = served.is_none() || sink_spec.is_some_and(|spec| !spec.may_hold_rows());
-        let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
+        let leads = if served.is_none() { Leads::Nowhere } else { Leads::Anywhere };
         let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
             _ if let Err(denial) = limits.allows_sink(&field, family, &sink_key.object.name) => {
