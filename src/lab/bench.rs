@@ -3,11 +3,12 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
-//! `copy` and `git` have neither objects nor an operator.
+//! `copy`, `git` and `object` have neither objects nor an operator.
 
 mod copy;
 mod freshness;
 mod git;
+mod object;
 mod report;
 mod stage;
 
@@ -56,6 +57,8 @@ pub enum Name {
     Copy,
     /// The git sink alone: a first push beside `git fast-import`, and deltas beside the git command line.
     Git,
+    /// The object store sink alone: one Parquet file beside pyarrow.
+    Object,
     /// From the API server's answer to the commit in PostgreSQL, for many changes per second without an interval.
     Freshness,
 }
@@ -69,6 +72,7 @@ impl Name {
             Self::Restart => "restart",
             Self::Copy => "copy",
             Self::Git => "git",
+            Self::Object => "object",
             Self::Freshness => "freshness",
         }
     }
@@ -106,6 +110,7 @@ impl Bench {
         match self.name {
             Name::Copy => return copy::run(self).await,
             Name::Git => return git::run(self).await,
+            Name::Object => return object::run(self).await,
             _ => {}
         }
         if self.name == Name::Freshness {
@@ -126,7 +131,7 @@ impl Bench {
                 Name::Churn => churn(&mut stage).await,
                 Name::Restart => restart(&mut stage).await,
                 Name::Freshness => freshness::run(self, &mut stage).await,
-                Name::Copy | Name::Git => bail!("it has no stage"),
+                Name::Copy | Name::Git | Name::Object => bail!("it has no stage"),
             };
             let values = match values {
                 Ok(values) => stage.check_rows().await.map(|()| values),
