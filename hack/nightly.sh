@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long chaos model fuzz load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness memory
+STEPS=(test kill9 long chaos model fuzz load-10k cold-start-10k cold-start-100k small idle churn restart copy git object freshness memory
     cluster-target fanout)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
@@ -72,6 +72,12 @@ extra_rss_mib < 64
 first_push_seconds <= 1.5 * fast_import_push_seconds
 first_push_extra_rss_mib < 128
 restart_commits == 0'
+        ;;
+    object)
+        bound=30m run=(hack/bench/bench.sh object --rows 100000)
+        limits='seconds <= 2 * pyarrow_seconds
+bytes <= 1.2 * pyarrow_bytes
+extra_rss_mib < 64'
         ;;
     freshness)
         bound=60m run=(hack/bench/bench.sh freshness --rows 100000 --rate 100)

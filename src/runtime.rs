@@ -48,6 +48,7 @@ use crate::sinks::Registry;
 use crate::sinks::git::{GitRepositories, MirrorPlaces};
 use crate::sinks::mandate::Mandate;
 use crate::sinks::netguard::Guard;
+use crate::sinks::object::ObjectStores;
 use crate::sinks::postgres::{PostgresPools, Writer};
 use crate::status::StatusWriter;
 use crate::status::events::EventWriter;
@@ -205,9 +206,14 @@ async fn work(
     let Mirrors { configured, cache, temporary } = config.delivery.git.mirrors.clone();
     let mirrors = MirrorPlaces { configured, cache, temporary };
     let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
+    let object = ObjectStores::new(guard, cluster_uid.clone(), jiff::Timestamp::now, connected.clone());
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
     let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone());
-    let registry = Arc::new(Registry::new(postgres.under(right.mandate.clone()), git.under(right.mandate)));
+    let registry = Arc::new(Registry::new(
+        postgres.under(right.mandate.clone()),
+        git.under(right.mandate.clone()),
+        object.under(right.mandate),
+    ));
     let delivering_by = deliver::Settings {
         limits: Limits {
             total: config.delivery.concurrent.get(),

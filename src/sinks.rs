@@ -8,6 +8,7 @@ pub mod contract;
 pub mod git;
 pub mod mandate;
 pub mod netguard;
+pub mod object;
 pub mod postgres;
 mod tls;
 
@@ -213,12 +214,13 @@ impl Deref for Backend {
 pub struct Registry {
     postgres: postgres::PostgresPools,
     git: git::GitRepositories,
+    object: object::ObjectStores,
 }
 
 impl Registry {
     /// Takes one registry of each backend.
-    pub fn new(postgres: postgres::PostgresPools, git: git::GitRepositories) -> Self {
-        Self { postgres, git }
+    pub fn new(postgres: postgres::PostgresPools, git: git::GitRepositories, object: object::ObjectStores) -> Self {
+        Self { postgres, git, object }
     }
 
     /// Makes a Postgres sink. Nothing is connected yet.
@@ -237,9 +239,17 @@ impl Registry {
         self.git.sink(config)
     }
 
+    /// Makes a sink of a bucket. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn object(&self, config: &object::ObjectConfig) -> Result<Backend, SinkError> {
+        self.object.sink(config)
+    }
+
     /// Closes all connections. Sinks must not be used any more.
     pub async fn close(&self) {
-        tokio::join!(self.postgres.close(), self.git.close());
+        tokio::join!(self.postgres.close(), self.git.close(), self.object.close());
     }
 }
 

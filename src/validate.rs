@@ -16,6 +16,7 @@ use crate::api::v1alpha1::{Duration, LabelSelector};
 use crate::error::{Class, Classify};
 
 pub mod admitted;
+mod bucket;
 mod cluster_inventory;
 mod cluster_target;
 mod connection_test;
@@ -23,6 +24,7 @@ mod endpoint;
 mod inventory;
 mod label;
 pub mod not_served;
+mod object;
 mod profile;
 mod rules;
 pub mod scope;
@@ -31,11 +33,13 @@ mod snapshot;
 mod target;
 mod template;
 
+pub use bucket::{Bucket, Scheme, Server};
 pub use cluster_inventory::{ValidatedClusterInventory, cluster_inventory};
 pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
+pub use object::{Addressing, Codec, Encoding, HOT_ATTRIBUTES, Packing, REGION, Retention, ValidatedObject, object};
 pub use profile::{
     ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, Embedding, SecretContent, ValidatedProfile,
     expressions as profile_expressions, lacks_secret_consent, profile,

@@ -13,7 +13,7 @@ use crate::error::Class;
 use crate::metrics::SinkType;
 use crate::model::{Family, Namespace, SinkKey};
 use crate::sinks::Leave;
-use crate::validate::{self, Probe, ValidatedGit, ValidatedPostgres};
+use crate::validate::{self, Probe, ValidatedGit, ValidatedObject, ValidatedPostgres};
 
 /// A sink object of either family.
 pub(super) type SinkObject = Object<SinkSpec>;
@@ -42,6 +42,7 @@ impl From<KollectDatabaseSinkSpec> for SinkSpec {
 pub(super) enum Checked {
     Postgres(Box<ValidatedPostgres>),
     Git(Box<ValidatedGit>),
+    Object(Box<ValidatedObject>),
 }
 
 impl Checked {
@@ -50,6 +51,7 @@ impl Checked {
         match self {
             Self::Postgres(postgres) => postgres.probe,
             Self::Git(git) => git.probe,
+            Self::Object(object) => object.probe,
         }
     }
 }
@@ -73,15 +75,6 @@ impl SinkSpec {
                 SnapshotSinkType::Gcs => SinkType::Gcs,
             }),
             Self::Database(spec) => (spec.type_ == DatabaseSinkType::Postgres).then_some(SinkType::Postgres),
-        }
-    }
-
-    /// Tells whether rows of ours may be behind a sink of this type. What a build does not serve it has not written to,
-    /// unless the type was another one.
-    pub(super) fn may_hold_rows(&self) -> bool {
-        match self {
-            Self::Snapshot(spec) => matches!(spec.type_, SnapshotSinkType::Git | SnapshotSinkType::Gitlab),
-            Self::Database(_) => true,
         }
     }
 
@@ -126,7 +119,14 @@ impl SinkSpec {
 
     fn validate(&self) -> Result<Checked, validate::FieldErrors> {
         match self {
-            Self::Snapshot(spec) => validate::git(spec).map(|git| Checked::Git(Box::new(git))),
+            Self::Snapshot(spec) => match spec.type_ {
+                SnapshotSinkType::Git | SnapshotSinkType::Gitlab => {
+                    validate::git(spec).map(|git| Checked::Git(Box::new(git)))
+                }
+                SnapshotSinkType::S3 | SnapshotSinkType::Gcs => {
+                    validate::object(spec).map(|object| Checked::Object(Box::new(object)))
+                }
+            },
             Self::Database(spec) => validate::postgres(spec).map(|postgres| Checked::Postgres(Box::new(postgres))),
         }
     }

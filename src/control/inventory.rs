@@ -34,8 +34,8 @@ use crate::model::{BindingKey, Cluster, Family, Namespace, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
 use crate::status::Subject;
 use crate::store::{Reader, View};
-use crate::validate::scope::{Ceiling, ClusterCeiling, Denial, Raised, StaticRef};
 use crate::validate::FieldPath;
+use crate::validate::scope::{Ceiling, ClusterCeiling, Denial, Raised, StaticRef};
 
 /// From this interval on, a start waits for the rest of it where an earlier process wrote.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
@@ -305,8 +305,7 @@ impl Control {
         let asked = interval(sink, sink_spec, spec);
         let raised = limits.ceiling.raise(asked);
         let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
-        let unserved = served.is_none() || sink_spec.is_some_and(|spec| !spec.may_hold_rows());
-        let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
+        let leads = if served.is_none() { Leads::Nowhere } else { Leads::Anywhere };
         let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
             _ if let Err(denial) = limits.allows(&field, &sink_key) => {

@@ -6,7 +6,7 @@ use super::resolve::{Obstacle, Resolved, Settings};
 use crate::api::v1alpha1::sink::{Preview, PreviewPostgres, ProvisioningMode};
 use crate::error::chain;
 use crate::model::Name;
-use crate::sinks::{git, postgres};
+use crate::sinks::{git, object, postgres};
 use crate::validate::ValidatedPostgres;
 
 /// Renders what the sink would write; the time moves only when something else does.
@@ -19,7 +19,7 @@ pub(super) fn render(
     let mut remarks = Vec::new();
     match resolved.as_ref().map(|resolved| &resolved.settings) {
         Ok(Settings::Postgres(config)) => remarks.extend(postgres::remarks(config)),
-        Ok(Settings::Git(_)) => {}
+        Ok(Settings::Git(_) | Settings::Object(_)) => {}
         Err(Obstacle::Refused(failing)) => remarks.push(failing.message.clone()),
         Err(Obstacle::Wait(_)) => return before,
     }
@@ -27,6 +27,13 @@ pub(super) fn render(
         Checked::Postgres(sink) => (of_postgres(sink), &sink.warnings),
         Checked::Git(sink) => {
             let rendered = git::preview(sink, spec.common(), name).unwrap_or_else(|error| {
+                remarks.push(chain(&error));
+                Preview::default()
+            });
+            (rendered, &sink.warnings)
+        }
+        Checked::Object(sink) => {
+            let rendered = object::preview(sink).unwrap_or_else(|error| {
                 remarks.push(chain(&error));
                 Preview::default()
             });

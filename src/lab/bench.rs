@@ -3,13 +3,14 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
-//! `copy` and `git` have neither objects nor an operator.
+//! `copy`, `git` and `object` have neither objects nor an operator.
 
 mod cluster_target;
 mod copy;
 mod freshness;
 mod git;
 mod memory;
+mod object;
 mod report;
 mod stage;
 
@@ -62,6 +63,8 @@ pub enum Name {
     Copy,
     /// The git sink alone: a first push beside `git fast-import`, and deltas beside the git command line.
     Git,
+    /// The object store sink alone: one Parquet file beside pyarrow.
+    Object,
     /// From the API server's answer to the commit in PostgreSQL, for many changes per second without an interval.
     Freshness,
 }
@@ -77,6 +80,7 @@ impl Name {
             Self::ClusterTarget => "cluster-target",
             Self::Copy => "copy",
             Self::Git => "git",
+            Self::Object => "object",
             Self::Freshness => "freshness",
         }
     }
@@ -114,6 +118,7 @@ impl Bench {
         match self.name {
             Name::Copy => return copy::run(self).await,
             Name::Git => return git::run(self).await,
+            Name::Object => return object::run(self).await,
             _ => {}
         }
         if self.name == Name::Freshness {
@@ -136,7 +141,7 @@ impl Bench {
                 Name::Memory => memory::run(self.rows, &mut stage).await,
                 Name::ClusterTarget => cluster_target::run(self, &mut stage).await,
                 Name::Freshness => freshness::run(self, &mut stage).await,
-                Name::Copy | Name::Git => bail!("it has no stage"),
+                Name::Copy | Name::Git | Name::Object => bail!("it has no stage"),
             };
             let values = match values {
                 // It has no sink.

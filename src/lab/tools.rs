@@ -23,6 +23,10 @@ pub enum Tool {
     Kubectl,
     /// Installs charts.
     Helm,
+    /// S3 over a folder.
+    VersityGw,
+    /// Google Cloud Storage in memory.
+    FakeGcsServer,
 }
 
 impl Tool {
@@ -33,6 +37,8 @@ impl Tool {
             Self::KubeControllerManager => "kube-controller-manager",
             Self::Kubectl => "kubectl",
             Self::Helm => "helm",
+            Self::VersityGw => "versitygw",
+            Self::FakeGcsServer => "fake-gcs-server",
         }
     }
 
@@ -41,6 +47,12 @@ impl Tool {
         let (file, before) = match self {
             Self::Etcd => (include_str!("../../hack/envtest/etcd/go.mod"), "go.etcd.io/etcd/server/v3"),
             Self::Helm => (include_str!("../../hack/envtest/programs"), "helm helm.sh/helm/v3/cmd/helm"),
+            Self::VersityGw => {
+                (include_str!("../../hack/envtest/programs"), "versitygw github.com/versity/versitygw/cmd/versitygw")
+            }
+            Self::FakeGcsServer => {
+                (include_str!("../../hack/envtest/programs"), "fake-gcs-server github.com/fsouza/fake-gcs-server")
+            }
             _ => (include_str!("../../hack/envtest/go.mod"), "k8s.io/kubernetes"),
         };
         file.lines()
@@ -86,6 +98,18 @@ pub fn python() -> Result<PathBuf> {
     let dir = cache_dir()?.join(format!("tools/python-{version}"));
     if !dir.join("installed").exists() {
         bail!("matplotlib {version} is not installed: run hack/lib/tools.sh python (looked for {})", dir.display());
+    }
+    Ok(dir.join("bin/python"))
+}
+
+/// Returns the Python that reads Parquet, in the versions of `hack/lib/parquet.txt`.
+pub fn python_parquet() -> Result<PathBuf> {
+    let requirements = include_str!("../../hack/lib/parquet.txt");
+    let version = requirements.lines().find_map(|line| line.strip_prefix("pyarrow=="));
+    let version = version.context("hack/lib/parquet.txt names no version of pyarrow")?;
+    let dir = cache_dir()?.join(format!("tools/python-parquet-{version}"));
+    if !dir.join("installed").exists() {
+        bail!("pyarrow {version} is not installed: run hack/lib/tools.sh parquet (looked for {})", dir.display());
     }
     Ok(dir.join("bin/python"))
 }

@@ -10,7 +10,7 @@ use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
     DatabaseSinkType, InventorySinkRef, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec,
-    KollectInventorySpec, KollectSnapshotSinkSpec, SnapshotSinkType,
+    KollectInventorySpec, KollectSnapshotSinkSpec,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -70,12 +70,9 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// What a snapshot sink uses. The blocks of a type that is not served are not looked at.
+/// What a snapshot sink uses.
 pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
     let root = FieldPath::spec();
-    if matches!(spec.type_, SnapshotSinkType::S3 | SnapshotSinkType::Gcs) {
-        return collect(&[root.field("type")]);
-    }
     let mut paths = Vec::new();
     let merge_request = spec.gitlab.as_ref().and_then(|gitlab| gitlab.merge_request.as_ref());
     if merge_request.is_some_and(|request| request.mode == Some(MergeRequestMode::MergeRequest)) {
@@ -129,7 +126,7 @@ mod tests {
         spec.eventSinkRefs[0]: not in this build
         spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
-        spec.type: not in this build
+        spec.serialization.format: not in this build
         spec.serialization.format: not in this build
         spec.gitlab.mergeRequest.mode: not in this build
         spec.type: not in this build
@@ -141,6 +138,7 @@ mod tests {
         let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
         assert_eq!(said(inventory, refs), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
+        assert_eq!(said(snapshot_sink, json!({"type": "s3", "objectStore": {"format": "parquet"}})), None);
         let direct = json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "direct", "autoMerge": true}}});
         assert_eq!(said(snapshot_sink, direct), None);
         assert_eq!(

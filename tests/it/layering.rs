@@ -52,6 +52,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["sinks/postgres", "lab"]),
     ("deadpool_postgres", &["sinks/postgres"]),
     ("tokio_postgres_rustls", &["sinks/postgres"]),
+    ("object_store", &["sinks/object"]),
+    ("parquet", &["sinks/object"]),
     ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),
