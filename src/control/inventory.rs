@@ -34,8 +34,8 @@ use crate::model::{BindingKey, Cluster, Family, Namespace, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
 use crate::status::Subject;
 use crate::store::{Reader, View};
-use crate::validate::scope::{Ceiling, ClusterCeiling, Denial, Raised, StaticRef};
 use crate::validate::FieldPath;
+use crate::validate::scope::{Ceiling, ClusterCeiling, Denial, Raised, StaticRef};
 
 /// From this interval on, a start waits for the rest of it where an earlier process wrote.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
