@@ -13,7 +13,7 @@ use super::{Header, HeldRow, Holdings, ItemHeader, Message, Operation, Owner, Se
 use crate::canonical;
 use crate::export::envelope::{SCHEMA_VERSION, TooLarge};
 use crate::export::{Base, Delta, Scope};
-use crate::model::{Digest, Namespace, Row, RowKey};
+use crate::model::{Digest, Gvk, Namespace, Row, RowKey};
 
 /// No key and no headers of ours are longer: names have at most 253 bytes, and three for each when encoded.
 const HEADER_BYTES: u64 = 8192;
@@ -51,7 +51,7 @@ pub struct Plan {
 #[derive(Debug, Clone)]
 enum Step {
     Upsert { row: Row, hash: [u64; 4], before: Option<[u64; 4]> },
-    Delete { key: RowKey, namespace: Namespace, before: [u64; 4] },
+    Delete { key: RowKey, namespace: Namespace, kind: Arc<Gvk>, before: [u64; 4] },
 }
 
 /// The messages of a plan, one by one.
@@ -84,7 +84,7 @@ impl Plan {
             {
                 plan.refused.push(large);
                 if !marked && let Some(before) = before {
-                    plan.delete(row.key(), before.namespace.clone(), before.hash);
+                    plan.delete(row.key(), before);
                 }
                 continue;
             }
@@ -94,7 +94,7 @@ impl Plan {
         for key in &delta.deletes {
             // In a round, what is not repeated is gone already; a tombstone is for those who look at keys alone.
             if let Some(before) = held.rows.get(key) {
-                plan.delete(key.clone(), before.namespace.clone(), before.hash);
+                plan.delete(key.clone(), before);
             }
         }
         let changed = !plan.steps.is_empty() || marked;
@@ -111,7 +111,7 @@ impl Plan {
         let mut rows: Vec<_> = held.rows.iter().collect();
         rows.sort_unstable_by_key(|(key, _)| *key);
         for (key, row) in rows {
-            plan.delete(key.clone(), row.namespace.clone(), row.hash);
+            plan.delete(key.clone(), row);
         }
         plan.closing = Some(Operation::Delete);
         plan
@@ -149,9 +149,10 @@ impl Plan {
         }
     }
 
-    fn delete(&mut self, key: RowKey, namespace: Namespace, before: [u64; 4]) {
+    fn delete<V>(&mut self, key: RowKey, held: &HeldRow<V>) {
+        let (namespace, kind, before) = (held.namespace.clone(), Arc::clone(&held.kind), held.hash);
         self.deleted += 1;
-        self.steps.push(Step::Delete { key, namespace, before });
+        self.steps.push(Step::Delete { key, namespace, kind, before });
     }
 
     /// Measures a row that is near the limit.
@@ -196,8 +197,7 @@ impl Plan {
         for step in &self.steps {
             match step {
                 Step::Upsert { row, hash, .. } => {
-                    let there = HeldRow { namespace: row.namespace.clone(), hash: *hash, value: (), fresh: true };
-                    held.insert(row.key(), there);
+                    held.insert(row.key(), row.namespace.clone(), row.origin.gvk.clone(), *hash, ());
                 }
                 Step::Delete { key, .. } => held.remove(key),
             }
@@ -230,21 +230,22 @@ impl Plan {
     }
 
     fn row_message(&self, step: &Step, sequence: Sequence, digest: Digest) -> Message {
-        let (operation, key, namespace) = match step {
-            Step::Upsert { row, .. } => (Operation::Upsert, row.key(), row.namespace.clone()),
-            Step::Delete { key, namespace, .. } => (Operation::Delete, key.clone(), namespace.clone()),
+        let (operation, key, namespace, gvk) = match step {
+            Step::Upsert { row, .. } => (Operation::Upsert, row.key(), row.namespace.clone(), row.origin.gvk.clone()),
+            Step::Delete { key, namespace, kind, .. } => {
+                (Operation::Delete, key.clone(), namespace.clone(), Gvk::clone(kind))
+            }
         };
         let (there, value) = match step {
             Step::Delete { .. } => (None, None),
             Step::Upsert { row, hash, .. } => {
                 let mut text = Vec::with_capacity(256 + row.body.size());
                 canonical::write_item(row, &mut text);
-                let (name, gvk) = (row.body.name().to_owned(), row.origin.gvk.clone());
-                (Some(There { name, gvk, hash: *hash }), Some(text))
+                (Some(There { name: row.body.name().to_owned(), hash: *hash }), Some(text))
             }
         };
         let text = self.stream.row_key(&key);
-        let item = Some(ItemHeader { key, namespace, there });
+        let item = Some(ItemHeader { key, namespace, gvk, there });
         Message { key: text, header: Header { item, ..self.header(operation, sequence, digest, 0) }, value }
     }
 

@@ -9,16 +9,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
-use super::{ABANDONED, Header, ItemHeader, Life, Operation, Owner, Sequence, Stream};
+use super::{ABANDONED, Header, ItemHeader, Life, Operation, Owner, Sequence, Stream, There};
 use crate::export::{Held, Selection};
-use crate::model::{Digest, Fingerprint, Name, Namespace, RowKey};
+use crate::model::{Digest, Fingerprint, Gvk, Name, Namespace, RowKey};
 
 /// All streams of a broker's stream or topic, each with what it holds. `V` is what is kept of a value.
 #[derive(Debug)]
 pub struct Fold<V> {
     streams: HashMap<Stream, Holdings<V>>,
-    /// Names of targets and namespaces: a hundred thousand rows share one copy of each.
-    names: HashSet<Arc<str>>,
     /// Highest epoch of each operator, whatever became of what it wrote.
     epochs: BTreeMap<String, u64>,
 }
@@ -42,6 +40,8 @@ pub struct Holdings<V> {
     building: Option<PartSet<V>>,
     /// The newest message of each partition, from whom.
     newest: BTreeMap<i32, (String, Sequence)>,
+    names: HashSet<Arc<str>>,
+    kinds: HashSet<Arc<Gvk>>,
 }
 
 /// A row that is there.
@@ -49,6 +49,8 @@ pub struct Holdings<V> {
 pub struct HeldRow<V> {
     /// Namespace of the collected object.
     pub namespace: Namespace,
+    /// Its kind.
+    pub kind: Arc<Gvk>,
     /// BLAKE3-256 of the item.
     pub hash: [u64; 4],
     /// What is kept of the value.
@@ -94,7 +96,7 @@ pub enum Verdict {
 
 impl<V> Default for Fold<V> {
     fn default() -> Self {
-        Self { streams: HashMap::new(), names: HashSet::new(), epochs: BTreeMap::new() }
+        Self { streams: HashMap::new(), epochs: BTreeMap::new() }
     }
 }
 
@@ -112,6 +114,8 @@ impl<V> Default for Holdings<V> {
             set: None,
             building: None,
             newest: BTreeMap::new(),
+            names: HashSet::new(),
+            kinds: HashSet::new(),
         }
     }
 }
@@ -121,8 +125,7 @@ impl<V> Fold<V> {
     pub fn take(&mut self, partition: i32, header: Header, at: Timestamp, value: V) -> Taken {
         let epoch = self.epochs.entry(header.owner.process.clone()).or_default();
         *epoch = header.sequence.epoch.max(*epoch);
-        let item = header.item.as_ref().map(|item| self.shared(item));
-        self.streams.entry(header.stream.clone()).or_default().take(partition, header, item, at, value)
+        self.streams.entry(header.stream.clone()).or_default().take(partition, header, at, value)
     }
 
     /// Returns what an inventory holds; nothing where no message of it is.
@@ -144,33 +147,10 @@ impl<V> Fold<V> {
     pub fn highest_epoch(&self, process: &str) -> Option<u64> {
         self.epochs.get(process).copied()
     }
-
-    /// Returns key and namespace of a row in names that are kept once.
-    fn shared(&mut self, item: &ItemHeader) -> (RowKey, Namespace) {
-        let target = self.name(item.key.target.as_str());
-        let namespace = self.name(item.namespace.as_str());
-        (RowKey { target: Name::new(target), uid: item.key.uid.clone() }, Namespace::new(namespace))
-    }
-
-    fn name(&mut self, text: &str) -> Arc<str> {
-        if let Some(there) = self.names.get(text) {
-            return Arc::clone(there);
-        }
-        let first: Arc<str> = text.into();
-        self.names.insert(Arc::clone(&first));
-        first
-    }
 }
 
 impl<V> Holdings<V> {
-    fn take(
-        &mut self,
-        partition: i32,
-        header: Header,
-        item: Option<(RowKey, Namespace)>,
-        at: Timestamp,
-        value: V,
-    ) -> Taken {
+    fn take(&mut self, partition: i32, header: Header, at: Timestamp, value: V) -> Taken {
         let process = &header.owner.process;
         if let Some((writer, newest)) = self.newest.get(&partition)
             && (writer == process || process.is_empty())
@@ -182,16 +162,16 @@ impl<V> Holdings<V> {
         self.newest.insert(partition, (writer, header.sequence));
         // Partitions are read one after the other: what stands highest has the last word about the whole.
         let last = self.owner.process != header.owner.process || header.sequence >= self.sequence;
-        let (operation, ends) = (header.operation, header.operation == Operation::Delete && item.is_none());
-        match (operation, item) {
-            (Operation::Upsert, Some((key, namespace))) => {
-                if let Some(hash) = header.item.and_then(|item| item.there).map(|there| there.hash) {
-                    self.insert(key, HeldRow { namespace, hash, value, fresh: true });
+        let (operation, ends) = (header.operation, header.operation == Operation::Delete && header.item.is_none());
+        match (operation, header.item) {
+            (Operation::Upsert, Some(ItemHeader { key, namespace, gvk, there })) => {
+                if let Some(There { hash, .. }) = there {
+                    self.insert(key, namespace, gvk, hash, value);
                 }
                 self.open = true;
             }
-            (Operation::Delete, Some((key, _))) => {
-                self.remove(&key);
+            (Operation::Delete, Some(item)) => {
+                self.remove(&item.key);
                 self.open = true;
             }
             (Operation::Delete, None) => self.clear(),
@@ -220,9 +200,10 @@ impl<V> Holdings<V> {
         Taken::Applied
     }
 
-    pub(super) fn insert(&mut self, key: RowKey, row: HeldRow<V>) {
-        let hash = row.hash;
-        let before = self.rows.insert(key, row);
+    pub(super) fn insert(&mut self, key: RowKey, namespace: Namespace, gvk: Gvk, hash: [u64; 4], value: V) {
+        let key = RowKey { target: Name::new(self.name(key.target.as_str())), uid: key.uid };
+        let (namespace, kind) = (Namespace::new(self.name(namespace.as_str())), self.kind(gvk));
+        let before = self.rows.insert(key, HeldRow { namespace, kind, hash, value, fresh: true });
         if let Some(round) = &mut self.round {
             if let Some(before) = before.as_ref().filter(|before| before.fresh) {
                 round.remove(before.hash);
@@ -233,6 +214,25 @@ impl<V> Holdings<V> {
             self.digest.remove(before.hash);
         }
         self.digest.add(hash);
+    }
+
+    /// Returns a name that is kept once: a hundred thousand rows share those of their targets and namespaces.
+    fn name(&mut self, text: &str) -> Arc<str> {
+        if let Some(there) = self.names.get(text) {
+            return Arc::clone(there);
+        }
+        let first: Arc<str> = text.into();
+        self.names.insert(Arc::clone(&first));
+        first
+    }
+
+    fn kind(&mut self, gvk: Gvk) -> Arc<Gvk> {
+        if let Some(there) = self.kinds.get(&gvk) {
+            return Arc::clone(there);
+        }
+        let first = Arc::new(gvk);
+        self.kinds.insert(Arc::clone(&first));
+        first
     }
 
     pub(super) fn remove(&mut self, key: &RowKey) {

@@ -34,7 +34,7 @@ pub mod names {
     pub const NAMESPACE: &str = "kollect-namespace";
     /// Name of the collected object; not on a tombstone.
     pub const NAME: &str = "kollect-name";
-    /// `group/version/Kind` of the collected object; not on a tombstone.
+    /// `group/version/Kind` of the collected object.
     pub const KIND: &str = "kollect-kind";
     /// BLAKE3-256 of the value; not on a tombstone.
     pub const HASH: &str = "kollect-hash";
@@ -74,7 +74,9 @@ pub struct ItemHeader {
     pub key: RowKey,
     /// Namespace of the collected object.
     pub namespace: Namespace,
-    /// Name, kind and hash; missing on a tombstone.
+    /// Its kind.
+    pub gvk: Gvk,
+    /// Name and hash; missing on a tombstone.
     pub there: Option<There>,
 }
 
@@ -83,8 +85,6 @@ pub struct ItemHeader {
 pub struct There {
     /// Name of the collected object.
     pub name: String,
-    /// Its kind.
-    pub gvk: Gvk,
     /// BLAKE3-256 of the item.
     pub hash: [u64; 4],
 }
@@ -131,9 +131,9 @@ impl Header {
             fields.push((names::TARGET, text(item.key.target.as_str())));
             fields.push((names::UID, text(&item.key.uid.to_string())));
             fields.push((names::NAMESPACE, text(item.namespace.as_str())));
+            fields.push((names::KIND, text(&item.gvk.to_string())));
             if let Some(there) = &item.there {
                 fields.push((names::NAME, text(&there.name)));
-                fields.push((names::KIND, text(&there.gvk.to_string())));
                 fields.push((names::HASH, Digest(there.hash).to_string()));
             }
         } else {
@@ -164,18 +164,19 @@ impl Header {
             Namespace::new(string(names::INVENTORY_NAMESPACE)?),
             Name::new(string(names::INVENTORY_NAME)?),
         );
-        let there = || {
+        let gvk = || {
             let kind = string(names::KIND)?;
             let mut words = kind.splitn(3, '/');
             let mut word = || words.next().unwrap_or_default();
-            let gvk = Gvk { group: word().into(), version: word().into(), kind: word().into() };
-            Ok(There { name: string(names::NAME)?, gvk, hash: lanes(names::HASH)? })
+            Ok(Gvk { group: word().into(), version: word().into(), kind: word().into() })
         };
+        let there = || Ok(There { name: string(names::NAME)?, hash: lanes(names::HASH)? });
         let item = match get(names::UID) {
             None => None,
             Some(_) => Some(ItemHeader {
                 key: RowKey { target: Name::new(string(names::TARGET)?), uid: Uid::new(&string(names::UID)?) },
                 namespace: Namespace::new(string(names::NAMESPACE)?),
+                gvk: gvk()?,
                 there: (operation == Operation::Upsert).then(there).transpose()?,
             }),
         };

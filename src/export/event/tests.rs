@@ -262,8 +262,8 @@ fn messages_of_rows_carry_everything_but_the_old_rows() {
     kollect-target: deploys
     kollect-uid: 00000001-0000-4000-8000-000000000000
     kollect-namespace: team-a
-    kollect-name: app-1
     kollect-kind: apps/v1/Deployment
+    kollect-name: app-1
     kollect-hash: 95cf40e0b51131d71109ae9730721d82851d6f1d347bfe749aad008e163ea4c5
     ");
 }
