@@ -39,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
     Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
-    KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec,
+    KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
@@ -282,10 +283,11 @@ impl Control {
                     Kind::Inventory => shelves.inventories.take(event),
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
+                    Kind::EventSink => shelves.sinks.events.take_as::<KollectEventSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
                     Kind::ClusterScope => shelves.cluster_scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
-                    other => shelves.others.entry(other).or_default().take(event),
+                    other @ Kind::ClusterInventory => shelves.others.entry(other).or_default().take(event),
                 };
                 (kind, keys)
             }
@@ -471,6 +473,7 @@ impl Control {
             Kind::Inventory => self.reconcile_inventory(key).await,
             Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
             Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
+            Kind::EventSink => self.reconcile_sink(&SinkKey { family: Family::Event, object: key.clone() }),
             Kind::ConnectionTest => self.reconcile_connection_test(key),
             _ => self.reconcile_unserved(kind, key),
         }
@@ -587,10 +590,11 @@ impl Shelves {
             Kind::Inventory => self.inventories.get(key)?.uid(),
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
+            Kind::EventSink => self.sinks.events.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
             Kind::ClusterScope => self.cluster_scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
-            other => self.others.get(other)?.get(key)?.uid(),
+            other @ Kind::ClusterInventory => self.others.get(other)?.get(key)?.uid(),
         };
         Some(uid)
     }
@@ -606,9 +610,7 @@ impl Shelves {
             && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::EventSink, Kind::ClusterInventory]
-                .iter()
-                .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+            && [Kind::ClusterInventory].iter().all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
     }
 
     /// Returns the cluster inventory whose rows stand under this key, which has the namespace `cluster`.

@@ -33,6 +33,7 @@ use crate::config::{
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
+use crate::export::event::Life;
 use crate::http::admission::Reviewer;
 use crate::http::admission::certificate::Keeper;
 use crate::http::auth::Gate;
@@ -47,6 +48,7 @@ use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
 use crate::sinks::git::{GitRepositories, MirrorPlaces};
 use crate::sinks::mandate::Mandate;
+use crate::sinks::nats::NatsServers;
 use crate::sinks::netguard::Guard;
 use crate::sinks::postgres::{PostgresPools, Writer};
 use crate::status::StatusWriter;
@@ -203,9 +205,13 @@ async fn work(
     let Mirrors { configured, cache, temporary } = config.delivery.git.mirrors.clone();
     let mirrors = MirrorPlaces { configured, cache, temporary };
     let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
+    let lease_transitions = u64::try_from(right.lease_transitions).unwrap_or_default();
+    let life = Life { process: cluster_uid.clone(), lease_transitions };
+    let nats = NatsServers::new(guard, life, jiff::Timestamp::now, connected.clone()).under(right.mandate.clone());
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
     let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone());
-    let registry = Arc::new(Registry::new(postgres.under(right.mandate.clone()), git.under(right.mandate)));
+    let (postgres, git) = (postgres.under(right.mandate.clone()), git.under(right.mandate));
+    let registry = Arc::new(Registry::new(postgres, git, nats));
     let delivering_by = deliver::Settings {
         limits: Limits {
             total: config.delivery.concurrent.get(),

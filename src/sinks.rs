@@ -7,6 +7,7 @@
 pub mod contract;
 pub mod git;
 pub mod mandate;
+pub mod nats;
 pub mod netguard;
 pub mod postgres;
 mod tls;
@@ -213,12 +214,13 @@ impl Deref for Backend {
 pub struct Registry {
     postgres: postgres::PostgresPools,
     git: git::GitRepositories,
+    nats: nats::NatsServers,
 }
 
 impl Registry {
     /// Takes one registry of each backend.
-    pub fn new(postgres: postgres::PostgresPools, git: git::GitRepositories) -> Self {
-        Self { postgres, git }
+    pub fn new(postgres: postgres::PostgresPools, git: git::GitRepositories, nats: nats::NatsServers) -> Self {
+        Self { postgres, git, nats }
     }
 
     /// Makes a Postgres sink. Nothing is connected yet.
@@ -237,9 +239,17 @@ impl Registry {
         self.git.sink(config)
     }
 
+    /// Makes a sink of a stream of NATS. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn nats(&self, config: &nats::NatsConfig) -> Result<Backend, SinkError> {
+        self.nats.sink(config)
+    }
+
     /// Closes all connections. Sinks must not be used any more.
     pub async fn close(&self) {
-        tokio::join!(self.postgres.close(), self.git.close());
+        tokio::join!(self.postgres.close(), self.git.close(), self.nats.close());
     }
 }
 

@@ -202,7 +202,7 @@ tools_python() {
 tools_ensure() {
     local name
     [ $# -gt 0 ] ||
-        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm pprof postgres openssl git sshd prometheus
+        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm nats-server nats pprof postgres openssl git sshd prometheus
     for name in "$@"; do
         case $name in
             # libssh2, which git2 brings, is linked with the OpenSSL of the system.

@@ -233,20 +233,18 @@ impl Control {
         state: &mut State,
     ) -> Ref {
         let sink_key = SinkKey { family, object: ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str())) };
-        let served = self.shelves.sinks.of(family);
-        let there = served.and_then(|sinks| sinks.get(&sink_key.object)).cloned();
+        let there = self.shelves.sinks.get(&sink_key).cloned();
         let sink_spec = there.as_ref().and_then(|there| there.spec.as_ref().ok());
         let asked = interval(sink, sink_spec, spec);
         let raised = limits.raise(asked);
         let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
-        let unserved = served.is_none() || sink_spec.is_some_and(|spec| !spec.may_hold_rows());
+        let unserved = sink_spec.is_some_and(|spec| !spec.may_hold_rows());
         let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
         let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
             _ if let Err(denial) = limits.allows_sink(&field, family, &sink_key.object.name) => {
                 Err(Obstacle::refused(denial.reason, denial.message))
             }
-            _ if served.is_none() => Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build"))),
             None => Err(Obstacle::refused(
                 reasons::SINK_NOT_FOUND,
                 format!(

@@ -5,6 +5,7 @@
 //! is read beside, and its news queue whoever asked.
 
 mod git;
+mod nats;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use crate::error::{Class, Classify, chain};
 use crate::metrics::SinkType;
 use crate::model::{Cluster, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks::git::GitConfig;
+use crate::sinks::nats::NatsConfig;
 use crate::sinks::postgres::{PostgresConfig, Provisioning};
 use crate::sinks::{Backend, SinkError, TlsConfig};
 use crate::validate::ValidatedPostgres;
@@ -64,6 +66,7 @@ pub(super) struct Resolved {
 pub(super) enum Settings {
     Postgres(Box<PostgresConfig>),
     Git(Box<GitConfig>),
+    Nats(Box<NatsConfig>),
 }
 
 impl Settings {
@@ -76,6 +79,10 @@ impl Settings {
                 place.state_table = config.state_table.clone().unwrap_or_default();
             }
             Self::Git(config) => place.branch = config.branch.clone().unwrap_or_default(),
+            Self::Nats(config) => {
+                place.schema.clone_from(&config.subject);
+                place.table.clone_from(&config.stream);
+            }
         }
     }
 
@@ -91,6 +98,11 @@ impl Settings {
             Self::Git(config) => {
                 config.branch = Some(place.branch.clone());
                 &[SinkType::Git, SinkType::Gitlab]
+            }
+            Self::Nats(config) => {
+                config.subject.clone_from(&place.schema);
+                config.stream.clone_from(&place.table);
+                &[SinkType::Nats]
             }
         };
         types.iter().any(|kind| kind.as_str() == place.type_).then_some(self)
@@ -119,6 +131,7 @@ impl Control {
                 (Settings::Postgres(Box::new(config)), postgres.cluster)
             }
             Checked::Git(git) => (Settings::Git(Box::new(secrets.git(&git, spec.common())?)), git.cluster),
+            Checked::Nats(nats) => (Settings::Nats(Box::new(secrets.nats(&nats)?)), nats.cluster),
         };
         Ok(Resolved { settings, cluster, versions: secrets.versions.join(",") })
     }
@@ -129,6 +142,7 @@ impl Control {
         let opened = match settings {
             Settings::Postgres(config) => registry.postgres(config),
             Settings::Git(config) => registry.git(config),
+            Settings::Nats(config) => registry.nats(config),
         };
         opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))
     }

@@ -434,7 +434,8 @@ fn sinks_of(shelves: &Shelves, key: &TargetKey) -> Sinks {
         let Ok(spec) = &inventory.spec else { continue };
         let snapshots = spec.snapshot_sink_refs.iter().map(|sink| (Family::Snapshot, sink));
         let databases = spec.database_sink_refs.iter().map(|sink| (Family::Database, sink));
-        for (family, sink) in snapshots.chain(databases) {
+        let events = spec.event_sink_refs.iter().map(|sink| (Family::Event, sink));
+        for (family, sink) in snapshots.chain(databases).chain(events) {
             let object = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
             if shelves.sinks.get(&SinkKey { family, object }).is_none() {
                 return Sinks::Missing(format!("{} {:?}", Kind::of_family(family).as_str(), sink.name));

@@ -9,8 +9,8 @@ use super::FieldPath;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec,
-    KollectSnapshotSinkSpec, SnapshotSinkType,
+    DatabaseSinkType, EventSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec,
+    KollectInventorySpec, KollectSnapshotSinkSpec, SnapshotSinkType,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -35,11 +35,10 @@ pub fn message(all: &[NotServed]) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
-/// What an inventory uses: each such reference is Degraded, its siblings go on.
-pub fn inventory(spec: &KollectInventorySpec) -> Vec<NotServed> {
-    let refs = FieldPath::spec().field("eventSinkRefs");
-    let paths: Vec<FieldPath> = (0..spec.event_sink_refs.len()).map(|index| refs.index(index)).collect();
-    collect(&paths)
+/// What an inventory uses: each such reference is Degraded, its siblings go on. All families are served; what a sink
+/// uses is told of the sink.
+pub fn inventory(_: &KollectInventorySpec) -> Vec<NotServed> {
+    Vec::new()
 }
 
 /// No cluster inventory is served.
@@ -83,9 +82,12 @@ pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// No event sink is served.
-pub fn event_sink(_: &KollectEventSinkSpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec().field("type")])
+/// What an event sink uses.
+pub fn event_sink(spec: &KollectEventSinkSpec) -> Vec<NotServed> {
+    match spec.type_ {
+        EventSinkType::Nats => Vec::new(),
+        EventSinkType::Kafka => collect(&[FieldPath::spec().field("type")]),
+    }
 }
 
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
@@ -105,10 +107,6 @@ mod tests {
     #[test]
     fn each_field_is_named_in_the_agreed_words() {
         let lines = [
-            said(
-                inventory,
-                json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
-            ),
             said(cluster_inventory, json!({})),
             said(database_sink, json!({"type": "mongodb"})),
             said(
@@ -118,10 +116,9 @@ mod tests {
             said(snapshot_sink, json!({"type": "s3", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "git", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "merge_request"}}})),
-            said(event_sink, json!({"type": "nats"})),
+            said(event_sink, json!({"type": "kafka"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
-        spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
         spec: not in this build
         spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
@@ -134,8 +131,9 @@ mod tests {
 
     #[test]
     fn what_is_served_is_not_mentioned() {
-        let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
+        let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "eventSinkRefs": ["bus"], "exportMinInterval": "0s"});
         assert_eq!(said(inventory, refs), None);
+        assert_eq!(said(event_sink, json!({"type": "nats"})), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
         let direct = json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "direct", "autoMerge": true}}});
         assert_eq!(said(snapshot_sink, direct), None);

@@ -41,6 +41,8 @@ mod loadtest;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod postgres;

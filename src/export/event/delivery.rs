@@ -197,7 +197,7 @@ impl Plan {
         for step in &self.steps {
             match step {
                 Step::Upsert { row, hash, .. } => {
-                    held.insert(row.key(), row.namespace.clone(), row.origin.gvk.clone(), *hash, ());
+                    held.insert(row.key(), &row.namespace, row.origin.gvk.clone(), *hash, ());
                 }
                 Step::Delete { key, .. } => held.remove(key),
             }

@@ -166,7 +166,7 @@ impl<V> Holdings<V> {
         match (operation, header.item) {
             (Operation::Upsert, Some(ItemHeader { key, namespace, gvk, there })) => {
                 if let Some(There { hash, .. }) = there {
-                    self.insert(key, namespace, gvk, hash, value);
+                    self.insert(key, &namespace, gvk, hash, value);
                 }
                 self.open = true;
             }
@@ -200,7 +200,7 @@ impl<V> Holdings<V> {
         Taken::Applied
     }
 
-    pub(super) fn insert(&mut self, key: RowKey, namespace: Namespace, gvk: Gvk, hash: [u64; 4], value: V) {
+    pub(super) fn insert(&mut self, key: RowKey, namespace: &Namespace, gvk: Gvk, hash: [u64; 4], value: V) {
         let key = RowKey { target: Name::new(self.name(key.target.as_str())), uid: key.uid };
         let (namespace, kind) = (Namespace::new(self.name(namespace.as_str())), self.kind(gvk));
         let before = self.rows.insert(key, HeldRow { namespace, kind, hash, value, fresh: true });
