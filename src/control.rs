@@ -24,7 +24,6 @@ mod secrets;
 mod shelf;
 mod sink;
 mod target;
-mod unserved;
 mod written;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -32,7 +31,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -40,8 +38,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
     Kind, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec,
-    KollectDatabaseSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec,
-    KollectTargetSpec,
+    KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec,
+    KollectSnapshotSinkSpec, KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
@@ -107,8 +105,6 @@ struct Shelves {
     scopes: Shelf<KollectScopeSpec>,
     cluster_scopes: Shelf<KollectClusterScopeSpec>,
     tests: Shelf<KollectConnectionTestSpec>,
-    /// Kinds that only get told that they are not served.
-    others: BTreeMap<Kind, Shelf<Value>>,
     namespaces: BTreeMap<Namespace, NamespaceFacts>,
     namespaces_listed: bool,
     listing: BTreeSet<Namespace>,
@@ -273,10 +269,10 @@ impl Control {
                     Kind::ClusterInventory => shelves.cluster_inventories.take_as::<KollectClusterInventorySpec>(event),
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
+                    Kind::EventSink => shelves.sinks.events.take_as::<KollectEventSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
                     Kind::ClusterScope => shelves.cluster_scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
-                    Kind::EventSink => shelves.others.entry(kind).or_default().take(event),
                 };
                 (kind, keys)
             }
@@ -467,8 +463,10 @@ impl Control {
             Kind::Inventory | Kind::ClusterInventory => self.reconcile_inventory(&(kind, key.clone())).await,
             Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
             Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
+            Kind::EventSink => self.reconcile_sink(&SinkKey { family: Family::Event, object: key.clone() }),
             Kind::ConnectionTest => self.reconcile_connection_test(key),
-            _ => self.reconcile_unserved(kind, key),
+            // What a profile or a scope says is said of what uses it.
+            Kind::Profile | Kind::Scope | Kind::ClusterScope => None,
         }
     }
 
@@ -533,10 +531,10 @@ impl Shelves {
             Kind::ClusterInventory => self.cluster_inventories.get(key)?.uid(),
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
+            Kind::EventSink => self.sinks.events.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
             Kind::ClusterScope => self.cluster_scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
-            Kind::EventSink => self.others.get(kind)?.get(key)?.uid(),
         };
         Some(uid)
     }
@@ -553,7 +551,6 @@ impl Shelves {
             && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && self.others.get(&Kind::EventSink).is_some_and(Shelf::synced)
     }
 
     /// Returns an inventory of either kind.

@@ -17,6 +17,7 @@ pub mod control_plane;
 pub mod git;
 pub mod helm;
 pub mod load;
+pub mod nats;
 pub mod object;
 pub mod operator;
 pub mod postgres;

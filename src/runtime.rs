@@ -33,6 +33,7 @@ use crate::config::{
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
+use crate::export::event::Life;
 use crate::http::admission::Reviewer;
 use crate::http::admission::certificate::Keeper;
 use crate::http::auth::Gate;
@@ -47,6 +48,7 @@ use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
 use crate::sinks::git::{GitRepositories, MirrorPlaces};
 use crate::sinks::mandate::Mandate;
+use crate::sinks::nats::NatsServers;
 use crate::sinks::netguard::Guard;
 use crate::sinks::object::ObjectStores;
 use crate::sinks::postgres::{PostgresPools, Writer};
@@ -207,13 +209,17 @@ async fn work(
     let mirrors = MirrorPlaces { configured, cache, temporary };
     let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
     let object = ObjectStores::new(guard, cluster_uid.clone(), jiff::Timestamp::now, connected.clone());
+    let lease_transitions = u64::try_from(right.lease_transitions).unwrap_or_default();
+    let life = Life { process: cluster_uid.clone(), lease_transitions };
+    let nats = NatsServers::new(guard, life, jiff::Timestamp::now, connected.clone());
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
     let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone());
-    let registry = Arc::new(Registry::new(
-        postgres.under(right.mandate.clone()),
-        git.under(right.mandate.clone()),
-        object.under(right.mandate),
-    ));
+    let registry = Arc::new(Registry {
+        postgres: postgres.under(right.mandate.clone()),
+        git: git.under(right.mandate.clone()),
+        object: object.under(right.mandate.clone()),
+        nats: nats.under(right.mandate),
+    });
     let delivering_by = deliver::Settings {
         limits: Limits {
             total: config.delivery.concurrent.get(),

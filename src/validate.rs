@@ -23,6 +23,7 @@ mod connection_test;
 mod endpoint;
 mod inventory;
 mod label;
+mod nats;
 pub mod not_served;
 mod object;
 mod profile;
@@ -39,6 +40,7 @@ pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
+pub use nats::{ValidatedNats, nats};
 pub use object::{Addressing, Codec, Encoding, HOT_ATTRIBUTES, Packing, REGION, Retention, ValidatedObject, object};
 pub use profile::{
     ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, Embedding, SecretContent, ValidatedProfile,

@@ -202,8 +202,8 @@ tools_python() {
 tools_ensure() {
     local name
     [ $# -gt 0 ] ||
-        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm pprof postgres openssl git sshd prometheus \
-            versitygw fake-gcs-server parquet
+        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm nats-server nats pprof postgres openssl git sshd \
+            prometheus versitygw fake-gcs-server parquet
     for name in "$@"; do
         case $name in
             # libssh2, which git2 brings, is linked with the OpenSSL of the system.

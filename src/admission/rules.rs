@@ -79,7 +79,6 @@ fn included(ceiling: &Ceiling, names: &[String], to: &mut Findings) {
 
 pub(super) fn inventory(spec: &KollectInventorySpec, max_export_bytes: u64, around: &Surroundings, to: &mut Findings) {
     let _ = to.take(validate::inventory(spec, max_export_bytes)); // what it made is for those who export
-    unserved(&not_served::inventory(spec), to);
     own_interval(&around.ceiling, spec.export_min_interval, to);
     for (_, path, reference) in refs(&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs) {
         ref_interval(&around.ceiling, &path, reference, to);
@@ -93,7 +92,6 @@ pub(super) fn cluster_inventory(
     to: &mut Findings,
 ) {
     let _ = to.take(validate::cluster_inventory(spec, max_export_bytes)); // what it made is for those who export
-    unserved(&not_served::cluster_inventory(spec), to);
     let root = FieldPath::spec();
     own_interval(&around.ceiling, spec.export_min_interval, to);
     if let Some(profile) = &spec.profile_ref {

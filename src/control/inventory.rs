@@ -299,19 +299,18 @@ impl Control {
         state: &mut State,
     ) -> Ref {
         let sink_key = spec.sink(&it.key.namespace, family, sink);
-        let served = self.shelves.sinks.of(family);
-        let there = served.and_then(|sinks| sinks.get(&sink_key.object)).cloned();
+        let there = self.shelves.sinks.get(&sink_key).cloned();
         let sink_spec = there.as_ref().and_then(|there| there.spec.as_ref().ok());
         let asked = interval(sink, sink_spec, spec);
         let raised = limits.ceiling.raise(asked);
         let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
-        let leads = if served.is_none() { Leads::Nowhere } else { Leads::Anywhere };
+        let unserved = sink_spec.is_some_and(|spec| !spec.may_hold_rows());
+        let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
         let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
             _ if let Err(denial) = limits.allows(&field, &sink_key) => {
                 Err(Obstacle::refused(denial.reason, denial.message))
             }
-            _ if served.is_none() => Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build"))),
             None => Err(Obstacle::refused(
                 reasons::SINK_NOT_FOUND,
                 format!(

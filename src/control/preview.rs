@@ -19,7 +19,7 @@ pub(super) fn render(
     let mut remarks = Vec::new();
     match resolved.as_ref().map(|resolved| &resolved.settings) {
         Ok(Settings::Postgres(config)) => remarks.extend(postgres::remarks(config)),
-        Ok(Settings::Git(_) | Settings::Object(_)) => {}
+        Ok(Settings::Git(_) | Settings::Object(_) | Settings::Nats(_)) => {}
         Err(Obstacle::Refused(failing)) => remarks.push(failing.message.clone()),
         Err(Obstacle::Wait(_)) => return before,
     }
@@ -39,6 +39,10 @@ pub(super) fn render(
             });
             (rendered, &sink.warnings)
         }
+        Checked::Nats(sink) => {
+            remarks.push(format!("messages go to subject {} of stream {}", sink.subject, sink.stream));
+            (Preview { provisioning_mode: mode(sink.provisioning), ..Preview::default() }, &sink.warnings)
+        }
     };
     let preview = Preview {
         rendered_at: before.as_ref().and_then(|before| before.rendered_at.clone()),
@@ -52,13 +56,16 @@ pub(super) fn render(
     Some(Preview { rendered_at: Some(Control::now()), ..preview })
 }
 
+fn mode(provisioning: ProvisioningMode) -> String {
+    match provisioning {
+        ProvisioningMode::Ensure => "ensure".to_owned(),
+        ProvisioningMode::Existing => "existing".to_owned(),
+    }
+}
+
 fn of_postgres(sink: &ValidatedPostgres) -> Preview {
-    let mode = match sink.provisioning {
-        ProvisioningMode::Ensure => "ensure",
-        ProvisioningMode::Existing => "existing",
-    };
     Preview {
-        provisioning_mode: mode.to_owned(),
+        provisioning_mode: mode(sink.provisioning),
         postgres: Some(PreviewPostgres { expected_ddl: postgres::expected_ddl(sink) }),
         ..Preview::default()
     }

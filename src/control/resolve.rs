@@ -5,6 +5,7 @@
 //! is read beside, and its news queue whoever asked.
 
 mod git;
+mod nats;
 mod object;
 
 use std::collections::BTreeSet;
@@ -21,6 +22,7 @@ use crate::error::{Class, Classify, chain};
 use crate::metrics::SinkType;
 use crate::model::{Cluster, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks::git::GitConfig;
+use crate::sinks::nats::NatsConfig;
 use crate::sinks::object::ObjectConfig;
 use crate::sinks::postgres::{PostgresConfig, Provisioning};
 use crate::sinks::{Backend, SinkError, TlsConfig};
@@ -67,6 +69,7 @@ pub(super) enum Settings {
     Postgres(Box<PostgresConfig>),
     Git(Box<GitConfig>),
     Object(Box<ObjectConfig>),
+    Nats(Box<NatsConfig>),
 }
 
 impl Settings {
@@ -80,6 +83,10 @@ impl Settings {
             }
             Self::Git(config) => place.branch = config.branch.clone().unwrap_or_default(),
             Self::Object(config) => config.encoding.format().clone_into(&mut place.format),
+            Self::Nats(config) => {
+                place.schema.clone_from(&config.subject);
+                place.table.clone_from(&config.stream);
+            }
         }
     }
 
@@ -99,6 +106,11 @@ impl Settings {
             Self::Object(config) => {
                 config.encoding = Encoding::named(&place.format)?;
                 &[SinkType::S3, SinkType::Gcs]
+            }
+            Self::Nats(config) => {
+                config.subject.clone_from(&place.schema);
+                config.stream.clone_from(&place.table);
+                &[SinkType::Nats]
             }
         };
         types.iter().any(|kind| kind.as_str() == place.type_).then_some(self)
@@ -128,6 +140,7 @@ impl Control {
             }
             Checked::Git(git) => (Settings::Git(Box::new(secrets.git(&git, spec.common())?)), git.cluster),
             Checked::Object(object) => (Settings::Object(Box::new(secrets.object(&object)?)), object.cluster),
+            Checked::Nats(nats) => (Settings::Nats(Box::new(secrets.nats(&nats)?)), nats.cluster),
         };
         Ok(Resolved { settings, cluster, versions: secrets.versions.join(",") })
     }
@@ -139,6 +152,7 @@ impl Control {
             Settings::Postgres(config) => registry.postgres(config),
             Settings::Git(config) => registry.git(config),
             Settings::Object(config) => registry.object(config),
+            Settings::Nats(config) => registry.nats(config),
         };
         opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))
     }

@@ -447,8 +447,7 @@ fn sinks_of(shelves: &Shelves, key: &TargetKey) -> Sinks {
     let mut found = Sinks::None;
     for (_, inventory) in shelves.inventories.within(&key.namespace) {
         let Ok(spec) = &inventory.spec else { continue };
-        let [snapshots, databases, _] = spec.refs();
-        let all = [snapshots, databases].into_iter();
+        let all = spec.refs().into_iter();
         for (family, sink) in all.flat_map(|(family, list)| list.iter().map(move |sink| (family, sink))) {
             let object = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
             if shelves.sinks.get(&SinkKey { family, object }).is_none() {

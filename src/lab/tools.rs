@@ -10,6 +10,9 @@ const POSTGRES_BIN: &str = "/usr/lib/postgresql/15/bin";
 /// Where the distribution puts the SSH server, which wants to be called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
 
+/// Programs that are built as they are published.
+const PROGRAMS: &str = include_str!("../../hack/envtest/programs");
+
 /// A program that is built from its Go module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
@@ -27,6 +30,10 @@ pub enum Tool {
     VersityGw,
     /// Google Cloud Storage in memory.
     FakeGcsServer,
+    /// The server of NATS.
+    NatsServer,
+    /// Its command line client.
+    Nats,
 }
 
 impl Tool {
@@ -39,6 +46,8 @@ impl Tool {
             Self::Helm => "helm",
             Self::VersityGw => "versitygw",
             Self::FakeGcsServer => "fake-gcs-server",
+            Self::NatsServer => "nats-server",
+            Self::Nats => "nats",
         }
     }
 
@@ -46,13 +55,11 @@ impl Tool {
     pub fn version(self) -> Result<&'static str> {
         let (file, before) = match self {
             Self::Etcd => (include_str!("../../hack/envtest/etcd/go.mod"), "go.etcd.io/etcd/server/v3"),
-            Self::Helm => (include_str!("../../hack/envtest/programs"), "helm helm.sh/helm/v3/cmd/helm"),
-            Self::VersityGw => {
-                (include_str!("../../hack/envtest/programs"), "versitygw github.com/versity/versitygw/cmd/versitygw")
-            }
-            Self::FakeGcsServer => {
-                (include_str!("../../hack/envtest/programs"), "fake-gcs-server github.com/fsouza/fake-gcs-server")
-            }
+            Self::Helm => (PROGRAMS, "helm helm.sh/helm/v3/cmd/helm"),
+            Self::VersityGw => (PROGRAMS, "versitygw github.com/versity/versitygw/cmd/versitygw"),
+            Self::FakeGcsServer => (PROGRAMS, "fake-gcs-server github.com/fsouza/fake-gcs-server"),
+            Self::NatsServer => (PROGRAMS, "nats-server github.com/nats-io/nats-server/v2"),
+            Self::Nats => (PROGRAMS, "nats github.com/nats-io/natscli/nats"),
             _ => (include_str!("../../hack/envtest/go.mod"), "k8s.io/kubernetes"),
         };
         file.lines()
@@ -138,5 +145,7 @@ mod tests {
         assert!(Tool::KubeApiserver.version().unwrap().starts_with("v1.34."));
         assert!(Tool::Etcd.version().unwrap().starts_with("v3.6."));
         assert!(Tool::Helm.version().unwrap().starts_with("v3.19."));
+        assert!(Tool::NatsServer.version().unwrap().starts_with("v2.12."));
+        assert!(Tool::Nats.version().is_ok());
     }
 }

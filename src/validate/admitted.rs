@@ -5,7 +5,7 @@
 //! is looked at, so that a manifest is judged the same before and after a type is served.
 
 use super::sink::common;
-use super::{FieldErrors, FieldPath, Findings, endpoint, git, object, postgres};
+use super::{FieldErrors, FieldPath, Findings, endpoint, git, nats, object, postgres};
 use crate::api::v1alpha1::sink::{Format, LayoutContent, LayoutMode, ProvisioningMode};
 use crate::api::v1alpha1::snapshot_sink::ObjectFormat;
 use crate::api::v1alpha1::{
@@ -80,8 +80,15 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Result<Vec<String>, Fiel
 /// # Errors
 /// Terminal, with everything that is wrong.
 pub fn event_sink(spec: &KollectEventSinkSpec) -> Result<Vec<String>, FieldErrors> {
-    whole(&spec.common)?;
-    Ok(existing_remark(&spec.common).into_iter().collect())
+    let mut remarks = match spec.type_ {
+        EventSinkType::Nats => nats(spec)?.warnings,
+        EventSinkType::Kafka => {
+            whole(&spec.common)?;
+            Vec::new()
+        }
+    };
+    remarks.extend(existing_remark(&spec.common));
+    Ok(remarks)
 }
 
 fn existing(common: &SinkCommon) -> bool {

@@ -9,8 +9,7 @@ use super::FieldPath;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, InventorySinkRef, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec,
-    KollectInventorySpec, KollectSnapshotSinkSpec,
+    DatabaseSinkType, EventSinkType, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectSnapshotSinkSpec,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -33,22 +32,6 @@ impl fmt::Display for NotServed {
 pub fn message(all: &[NotServed]) -> Option<String> {
     let lines: Vec<String> = all.iter().map(NotServed::to_string).collect();
     (!lines.is_empty()).then(|| lines.join("; "))
-}
-
-/// What an inventory uses: each such reference is Degraded, its siblings go on.
-pub fn inventory(spec: &KollectInventorySpec) -> Vec<NotServed> {
-    event_refs(&spec.event_sink_refs)
-}
-
-/// What a cluster inventory uses: as of an inventory.
-pub fn cluster_inventory(spec: &KollectClusterInventorySpec) -> Vec<NotServed> {
-    event_refs(&spec.event_sink_refs)
-}
-
-fn event_refs(all: &[InventorySinkRef]) -> Vec<NotServed> {
-    let refs = FieldPath::spec().field("eventSinkRefs");
-    let paths: Vec<FieldPath> = (0..all.len()).map(|index| refs.index(index)).collect();
-    collect(&paths)
 }
 
 /// What a database sink uses.
@@ -84,9 +67,12 @@ pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// No event sink is served.
-pub fn event_sink(_: &KollectEventSinkSpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec().field("type")])
+/// What an event sink uses.
+pub fn event_sink(spec: &KollectEventSinkSpec) -> Vec<NotServed> {
+    match spec.type_ {
+        EventSinkType::Nats => Vec::new(),
+        EventSinkType::Kafka => collect(&[FieldPath::spec().field("type")]),
+    }
 }
 
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
@@ -106,11 +92,6 @@ mod tests {
     #[test]
     fn each_field_is_named_in_the_agreed_words() {
         let lines = [
-            said(
-                inventory,
-                json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
-            ),
-            said(cluster_inventory, json!({"databaseSinkRefs": ["pg"], "eventSinkRefs": ["a"]})),
             said(database_sink, json!({"type": "mongodb"})),
             said(
                 database_sink,
@@ -119,11 +100,9 @@ mod tests {
             said(snapshot_sink, json!({"type": "s3", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "git", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "merge_request"}}})),
-            said(event_sink, json!({"type": "nats"})),
+            said(event_sink, json!({"type": "kafka"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
-        spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
-        spec.eventSinkRefs[0]: not in this build
         spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
         spec.serialization.format: not in this build
@@ -135,8 +114,7 @@ mod tests {
 
     #[test]
     fn what_is_served_is_not_mentioned() {
-        let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
-        assert_eq!(said(inventory, refs), None);
+        assert_eq!(said(event_sink, json!({"type": "nats"})), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
         assert_eq!(said(snapshot_sink, json!({"type": "s3", "objectStore": {"format": "parquet"}})), None);
         let direct = json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "direct", "autoMerge": true}}});

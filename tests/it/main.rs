@@ -43,6 +43,8 @@ mod loadtest;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
 mod object;
 #[cfg(test)]
 mod operator;
