@@ -389,6 +389,15 @@ fn a_row_beyond_the_budget_makes_its_part_unknown_and_removes_nothing() {
 }
 
 #[test]
+fn what_the_journal_takes_for_a_row_has_to_fit_as_well() {
+    let (store, target) = small(2);
+    let _reader = caught_up(&store);
+    let mark = store.next_mark();
+    assert!(put(&target, "u1", "a", "{}", mark) && !put(&target, "u2", "a", "{}", mark));
+    assert!(store.bytes() <= store.budget().unwrap());
+}
+
+#[test]
 fn a_row_that_cannot_grow_stays_as_it_was_and_is_not_swept() {
     let (store, target) = small(1);
     let mark = store.next_mark();

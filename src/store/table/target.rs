@@ -92,7 +92,8 @@ impl Target {
             None => None,
         };
         let growth = size::row(uid, &body).saturating_sub(before.map_or(0, |(_, bytes)| bytes));
-        if growth > 0 && !self.table.shared.fits(growth) {
+        let noted = if inner.journaling() { size::CHANGE } else { 0 };
+        if growth > 0 && !self.table.shared.fits(growth + noted) {
             let begun = self.table.shared.last_mark().max(mark);
             if let Some(slot) = inner.slots.get_mut(&self.number) {
                 slot.refuse(namespace, begun);
