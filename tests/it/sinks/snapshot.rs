@@ -144,7 +144,7 @@ async fn a_git_sink_that_cannot_work_names_the_field_and_what_to_write() {
     let failed = |reason: &str| [format!("ConnectionVerified=False/{reason}"), format!("Ready=False/{reason}")];
     for (name, sink, reason, says) in [
         ("of-nobody", "nobody", "SinkNotFound", "there is no KollectSnapshotSink \"nobody\""),
-        ("of-bucket", "bucket", "NotServed", "spec.type: not in this build"),
+        ("of-bucket", "bucket", "NotServed", "spec.serialization.format: not in this build"),
         ("of-nowhere", "nowhere", "ConnectionTestFailed", "spec.endpoint: is missing"),
     ] {
         place.test(name, &format!("{{sinkRef: {{snapshotSinkRef: {sink}}}}}"));
