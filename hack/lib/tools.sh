@@ -11,6 +11,8 @@ export KOLLECT_TOOLS_DIR
 KOLLECT_ENVTEST=$KOLLECT_REPO/hack/envtest
 KOLLECT_PROGRAMS=$KOLLECT_ENVTEST/programs
 KOLLECT_POSTGRES_BIN=/usr/lib/postgresql/15/bin
+# A mirror of Maven Central, where there is one.
+KOLLECT_MAVEN=${KOLLECT_MAVEN:-https://repo1.maven.org/maven2}
 
 tools_say() { printf '%-24s %s\n' "$1" "$2"; }
 tools_fail() { printf 'tools: %s\n' "$*" >&2; return 1; }
@@ -164,6 +166,41 @@ tools_package() {
     ) 9>"$KOLLECT_TOOLS_DIR/tools/packages.lock"
 }
 
+# tools_kafka: the jars of a Kafka broker and its tools, each checked against its checksum.
+tools_kafka() {
+    local jars=$KOLLECT_ENVTEST/kafka.jars version dir log
+    version=$(sed -n 's#.*/kafka_2.13-\(.*\)\.jar$#\1#p' "$jars")
+    dir=$KOLLECT_TOOLS_DIR/tools/kafka-$version
+    tools_package openjdk-17-jre-headless java || return 1
+    if [ -d "$dir" ]; then
+        tools_say "kafka $version" cached
+        return 0
+    fi
+    tools_package curl curl || return 1
+    mkdir -p "$KOLLECT_TOOLS_DIR/tools"
+    (
+        flock 9
+        [ ! -d "$dir" ] || exit 0
+        tools_say "kafka $version" "downloading"
+        started=$SECONDS
+        scratch=$dir.building
+        log=$dir.log
+        rm -rf "$scratch"
+        mkdir -p "$scratch"
+        if ! (cd "$scratch" &&
+            grep -v '^#' "$jars" | sed "s#.* \(.*/\)\(.*\)#url = $KOLLECT_MAVEN/\1\2\noutput = \2#" |
+            curl --fail --silent --show-error --location --retry 3 --config - &&
+            grep -v '^#' "$jars" | sed 's# [^ ]*/# #' | sha256sum --check --quiet --strict) >"$log" 2>&1; then
+            tail -n 20 "$log" >&2
+            tools_fail "the download of kafka $version failed; the whole log is in $log"
+            exit 1
+        fi
+        rm -f "$log"
+        mv "$scratch" "$dir"
+        tools_say "kafka $version" "downloaded in $((SECONDS - started)) s"
+    ) 9>"$dir.lock"
+}
+
 # tools_python: a Python of our own with what the scripts of hack/lib import. Plots alone need it, so it is not part of
 # what a test brings up to date.
 tools_python() {
@@ -202,13 +239,14 @@ tools_python() {
 tools_ensure() {
     local name
     [ $# -gt 0 ] ||
-        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm pprof postgres openssl git sshd prometheus
+        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm pprof postgres openssl git sshd prometheus kafka
     for name in "$@"; do
         case $name in
-            # libssh2, which git2 brings, is linked with the OpenSSL of the system.
+            # libssh2, which git2 brings, and librdkafka are linked with the OpenSSL of the system.
             libssl)
                 tools_package pkg-config pkg-config || return 1
                 tools_package libssl-dev /usr/include/openssl/ssl.h || return 1
+                tools_package make make || return 1
                 ;;
             postgres) tools_package postgresql-15 "$KOLLECT_POSTGRES_BIN/initdb" || return 1 ;;
             openssl) tools_package openssl openssl || return 1 ;;
@@ -219,6 +257,7 @@ tools_ensure() {
             sshd) tools_package openssh-server /usr/sbin/sshd || return 1 ;;
             # Brings promtool as well.
             prometheus) tools_package prometheus prometheus || return 1 ;;
+            kafka) tools_kafka || return 1 ;;
             python) tools_python || return 1 ;;
             *) tools_build "$name" || return 1 ;;
         esac

@@ -36,6 +36,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["sinks/postgres", "lab"]),
     ("deadpool_postgres", &["sinks/postgres"]),
     ("tokio_postgres_rustls", &["sinks/postgres"]),
+    ("rdkafka", &["sinks/kafka", "lab"]),
     ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),
@@ -43,7 +44,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tikv_jemallocator", &["main"]),
     ("tikv_jemalloc_ctl", &["runtime/allocator"]),
     ("jemalloc_pprof", &["http/pprof"]),
-    ("libc", &["http/pprof"]),
+    ("libc", &["http/pprof", "sinks/kafka/dial"]),
     ("tracing_subscriber", &["telemetry", "bin/", "lab"]),
     (
         "kube",
@@ -79,7 +80,7 @@ const VENDORS: &[(&str, &[&str])] = &[
             "lab",
         ],
     ),
-    ("rcgen", &["http/tls", "http/admission"]),
+    ("rcgen", &["http/tls", "http/admission", "lab"]),
     ("anyhow", &["main", "cli", "bin/", "lab", "sinks/contract"]),
 ];
 
