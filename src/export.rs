@@ -6,6 +6,7 @@
 
 pub mod document;
 pub mod envelope;
+pub mod event;
 pub mod file;
 pub(crate) mod json;
 pub mod layout;
