@@ -6,6 +6,7 @@
 #[cfg(feature = "lab")]
 pub mod contract;
 pub mod git;
+pub mod kafka;
 pub mod mandate;
 pub mod netguard;
 pub mod postgres;

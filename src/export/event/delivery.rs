@@ -99,7 +99,7 @@ impl Plan {
         }
         let changed = !plan.steps.is_empty() || marked;
         let unclaimed = held.owner != plan.owner && !held.rows.is_empty();
-        if changed || held.open || unclaimed {
+        if changed || !held.is_closed() || unclaimed {
             plan.closing = Some(Operation::End);
         }
         plan
@@ -197,7 +197,7 @@ impl Plan {
         for step in &self.steps {
             match step {
                 Step::Upsert { row, hash, .. } => {
-                    held.insert(row.key(), row.namespace.clone(), row.origin.gvk.clone(), *hash, ());
+                    held.insert(row.key(), &row.namespace, row.origin.gvk.clone(), *hash, ());
                 }
                 Step::Delete { key, .. } => held.remove(key),
             }

@@ -153,7 +153,9 @@ fn uids(held: &Holdings<()>) -> Vec<String> {
 
 fn digest_of(rows: &[Row]) -> Digest {
     let mut digest = Digest::default();
-    rows.iter().for_each(|row| digest.add(crate::canonical::row_hash(row).0));
+    for row in rows {
+        digest.add(crate::canonical::row_hash(row).0);
+    }
     digest
 }
 

@@ -12,6 +12,8 @@ use rdkafka::message::{Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::lab::wait::wait_for;
+
 /// The longest that one answer of a broker of our own takes.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -78,7 +80,7 @@ impl Topics {
         for outcome in created {
             outcome.map_err(|(name, error)| anyhow::anyhow!("{name}: {error}"))?;
         }
-        Ok(())
+        wait_for("the broker to speak of the topic", LIMIT, || self.committed(name)).await.map(drop)
     }
 
     /// Deletes a topic.
@@ -93,7 +95,8 @@ impl Topics {
     /// Returns the settings of a topic.
     pub async fn settings(&self, name: &str) -> Result<BTreeMap<String, String>> {
         let described = self.admin()?.describe_configs([&ResourceSpecifier::Topic(name)], &options()).await?;
-        let entries = described.into_iter().next().context("nothing is described")?.map_err(anyhow::Error::from)?.entries;
+        let entries =
+            described.into_iter().next().context("nothing is described")?.map_err(anyhow::Error::from)?.entries;
         Ok(entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
     }
 
@@ -115,9 +118,10 @@ impl Topics {
         let (config, topic) = (self.config(), topic.to_owned());
         tokio::task::spawn_blocking(move || {
             let producer: BaseProducer = config.create()?;
-            let headers = record.headers.iter().fold(OwnedHeaders::new(), |headers, (key, value)| {
-                headers.insert(Header { key, value: Some(value) })
-            });
+            let headers = record
+                .headers
+                .iter()
+                .fold(OwnedHeaders::new(), |headers, (key, value)| headers.insert(Header { key, value: Some(value) }));
             let mut message = BaseRecord::to(&topic).key(&record.key).headers(headers).partition(record.partition);
             if let Some(value) = &record.value {
                 message = message.payload(value);
@@ -134,6 +138,7 @@ impl Topics {
         config
             .set("group.id", "kollect-lab")
             .set("enable.auto.commit", "false")
+            .set("fetch.wait.max.ms", "10")
             .set("isolation.level", isolation)
             .set("enable.partition.eof", "true");
         tokio::task::spawn_blocking(move || read_to_end(&config.create()?, &topic)).await?
