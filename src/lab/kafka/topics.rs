@@ -183,5 +183,7 @@ fn read_to_end(consumer: &BaseConsumer, topic: &str) -> Result<Vec<Record>> {
             }
         }
     }
+    // Partitions are read in any order.
+    records.sort_by_key(|record| (record.partition, record.offset));
     Ok(records)
 }

@@ -42,7 +42,7 @@ async fn snapshots_are_the_envelopes_of_earlier_releases() {
     );
 
     // In parts: one message each, with one key.
-    sink.publish(&document(&scope, all, 900, 5)).await.unwrap();
+    sink.publish(&document(&scope, all, 500, 5)).await.unwrap();
     let records = ground.records().await;
     let parts: Vec<_> = records.iter().skip(1).map(|record| record.header(names::PART).unwrap()).collect();
     assert_eq!(parts, ["1", "2", "3"]);
