@@ -126,10 +126,9 @@ impl ProducerContext for Context {
         if let Err((error, _)) = result
             && let Some(code) = error.rdkafka_error_code()
         {
-            // What is purged failed for what came before it.
-            let mut told = self.told.lock();
-            if told.undelivered.is_none_or(|first| first == Code::PurgeQueue || first == Code::PurgeInflight) {
-                told.undelivered = Some(code);
+            // What is purged failed for something else, which is told elsewhere.
+            if !matches!(code, Code::PurgeQueue | Code::PurgeInflight) {
+                self.told.lock().undelivered.get_or_insert(code);
             }
         }
     }

@@ -223,10 +223,13 @@ impl Home {
             self.mandate.check().map_err(|source| KafkaError::Deposed { doing: self.writing(), source })?;
             self.commit(writer, until).map(|()| bytes)
         });
-        if sent.is_err() {
-            let _ = writer.abort_transaction(UNDO); // the next producer of this name does it otherwise
+        let Err(failure) = sent else { return sent };
+        if let Some((code, detail)) = writer.client().fatal_error() {
+            // Such as that another life took over, which says more than what became of single messages.
+            return Err(KafkaError::Broker { doing: self.writing(), code, detail });
         }
-        sent
+        let _ = writer.abort_transaction(UNDO); // the next producer of this name does it otherwise
+        Err(failure)
     }
 
     fn produce(
