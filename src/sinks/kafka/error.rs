@@ -255,8 +255,8 @@ mod tests {
     fn message_says_what_was_done_and_what_to_do() {
         assert_eq!(
             chain(&SinkError::from(broker(Code::TopicAuthorizationFailed))),
-            "failed to send to topic \"t\": Broker: Topic authorization failed; grant Describe, Read and Write on the topic \
-             of spec.kafka.topic"
+            "failed to send to topic \"t\": TopicAuthorizationFailed (Broker: Topic authorization failed); grant Describe, \
+             Read and Write on the topic of spec.kafka.topic"
         );
     }
 }
