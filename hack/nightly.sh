@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What is too long for a change and has to hold every night: all tests, many kills, long faults, many random histories, the
-# load test of 10,000 objects, and the benches with their limits. hack/nightly.sh [--list] [--only STEP]...
+# What is too long for a change and has to hold every night: all tests, many kills, long faults, many random histories, much
+# random input, the load test of 10,000 objects, and the benches with their limits. hack/nightly.sh [--list] [--only STEP]...
 # Each step has a bound in time; a step that fails or misses a limit does not stop those after it, and the exit code is 0
 # only if none did. Writes docs/nightly/<date>-<commit>.md after each step; with --only it is printed instead.
 set -euo pipefail
@@ -8,7 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long chaos model load-10k cold-start-10k cold-start-100k small idle churn restart copy git freshness)
+STEPS=(test kill9 long chaos model fuzz load-10k cold-start-10k cold-start-100k small idle churn restart copy git object freshness memory
+    cluster-target fanout)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -19,6 +20,7 @@ step() {
     long) bound=60m run=(env CI=true KOLLECT_LONG=1 cargo test --features lab --test it -- faults:: fleet:: proof:: --skip killed_) ;;
     chaos) bound=40m run=(env CI=true KOLLECT_LONG=1 cargo test --features lab --test it -- --nocapture chaos::) ;;
     model) bound=60m run=(env PROPTEST_CASES=20000 cargo test --features lab --lib -- "${LAWS[@]}") ;;
+    fuzz) bound=30m run=(env PROPTEST_CASES=100000 cargo test --features lab --lib -- "${FUZZ[@]}") ;;
     load-10k) bound=30m run=(hack/loadtest/tier.sh 10k) ;;
     cold-start-10k)
         bound=30m run=(hack/bench/bench.sh cold-start --rows 10000)
@@ -71,9 +73,28 @@ first_push_seconds <= 1.5 * fast_import_push_seconds
 first_push_extra_rss_mib < 128
 restart_commits == 0'
         ;;
+    object)
+        bound=30m run=(hack/bench/bench.sh object --rows 100000)
+        limits='seconds <= 2 * pyarrow_seconds
+bytes <= 1.2 * pyarrow_bytes
+extra_rss_mib < 64'
+        ;;
     freshness)
         bound=60m run=(hack/bench/bench.sh freshness --rows 100000 --rate 100)
         limits='p99_ms <= 350'
+        ;;
+    memory)
+        bound=60m run=(hack/bench/bench.sh memory --rows 100000)
+        limits='bytes_per_row <= 1.25 * attribute_bytes_per_row + 200
+relist_peak_rss_mib <= 1.2 * steady_rss_mib'
+        ;;
+    cluster-target)
+        bound=45m run=(hack/bench/bench.sh cluster-target --rows 20000 --namespaces 200)
+        limits='seconds <= 1.5 * raw_list_seconds + 2'
+        ;;
+    fanout)
+        bound=30m run=(hack/bench/bench.sh fanout)
+        limits='ratio < 1.2'
         ;;
     *)
         echo "there is no step '$1'; see hack/nightly.sh --list" >&2
@@ -85,6 +106,9 @@ restart_commits == 0'
 # Tests of random histories that take their number of cases from PROPTEST_CASES.
 LAWS=(whatever_happens_the_sink_ends_as_the_cluster_is a_sink_that_follows_the_plans_has_the_known_rows
     any_list_gives_back_its_items whatever_happens_the_store_ends_as_an_evaluation_from_scratch)
+
+# Tests that read arbitrary bytes, text and damage as paths, objects, replies and Helm releases; the same of their number.
+FUZZ=(no_bytes_panic no_text_ no_path_ no_damage_to a_projected_object_gives_the_same_answer)
 
 # A failing history stands in the log; as a file in the tree it would change what the steps after it run.
 export PROPTEST_DISABLE_FAILURE_PERSISTENCE=true

@@ -25,9 +25,6 @@ use crate::validate::{FieldErrors, Stage};
 
 mod rules;
 
-/// The namespace of the sinks of a cluster inventory that names none.
-const SINK_NAMESPACE: &str = "kollect-system";
-
 /// The settings of the operator that decide with.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
@@ -133,9 +130,11 @@ pub fn needs(review: &Review<'_>, settings: &Settings) -> Needs {
             Needs { scope: Some(here.clone()), ..Needs::default() }
         }
         Kind::ClusterInventory => {
-            let named = text(&spec["sinkNamespace"]);
-            let sinks = if named.is_empty() { SINK_NAMESPACE.to_owned() } else { named };
-            Needs { scope: Some(Namespace::new(sinks)), cluster_scope: true, ..Needs::default() }
+            let named = KollectClusterInventorySpec {
+                sink_namespace: text(&spec["sinkNamespace"]),
+                ..KollectClusterInventorySpec::default()
+            };
+            Needs { scope: Some(Namespace::new(named.home_of_sinks())), cluster_scope: true, ..Needs::default() }
         }
         Kind::Profile | Kind::Scope | Kind::ClusterScope | Kind::ConnectionTest => Needs::default(),
     }
@@ -190,7 +189,8 @@ fn judge(review: &Review<'_>, settings: &Settings, around: &Surroundings, to: &m
         }
         Kind::ClusterInventory => {
             rules::served_for_all(settings.cluster_kinds)?;
-            rules::cluster_inventory(&review.spec::<KollectClusterInventorySpec>()?, around, to);
+            let spec = review.spec::<KollectClusterInventorySpec>()?;
+            rules::cluster_inventory(&spec, settings.max_export_bytes, around, to);
         }
         Kind::ConnectionTest => rules::connection_test(&review.spec::<KollectConnectionTestSpec>()?, to),
     }

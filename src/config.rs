@@ -4,6 +4,7 @@
 //! defaults are filled in, units are types, and a flag set to something that this build does not serve never gets past
 //! here (it would otherwise be silently without effect).
 
+mod ambient;
 mod args;
 mod bound;
 mod memory;
@@ -14,6 +15,7 @@ use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+pub use ambient::{Ambient, AmbientKeys};
 pub use args::ManagerArgs;
 pub use bound::{Bound, Tenancy};
 pub use values::{
@@ -189,6 +191,8 @@ pub struct Delivery {
     pub audit_interval: Option<Duration>,
     /// Git repositories.
     pub git: Git,
+    /// Credentials of object stores for sinks that name no Secret.
+    pub object: Ambient,
 }
 
 /// Git repositories.
@@ -334,6 +338,8 @@ pub struct Environment {
     pub git_mirror_dir: Option<PathBuf>,
     /// Whether `KOLLECT_GIT_FORCE_BASIC_AUTH` is `1`, `true` or `yes`.
     pub git_force_basic_auth: bool,
+    /// Credentials of object stores.
+    pub ambient: Ambient,
     /// `XDG_CACHE_HOME`.
     pub cache: Option<PathBuf>,
     /// Directory of files that may go at any time.
@@ -358,6 +364,7 @@ impl Environment {
             git_mirror_dir: set("KOLLECT_GIT_MIRROR_DIR").map(PathBuf::from),
             git_force_basic_auth: set("KOLLECT_GIT_FORCE_BASIC_AUTH")
                 .is_some_and(|value| ["1", "true", "yes"].iter().any(|yes| value.eq_ignore_ascii_case(yes))),
+            ambient: Ambient::read(set),
             cache: set("XDG_CACHE_HOME").map(PathBuf::from),
             temporary: std::env::temp_dir(),
             // Not the variable HOSTNAME: that one is a shell's, and not there outside of pods.
@@ -372,6 +379,7 @@ impl Config {
     pub fn new(args: ManagerArgs, environment: Environment) -> Result<Self, ConfigErrors> {
         let logging = Logging::from(&args);
         let git = Git { mirrors: mirrors(&environment), early_credentials: environment.git_force_basic_auth.into() };
+        let object = environment.ambient;
         let mut errors = not_served(&args);
         errors.extend(lease_order(&args));
         let api = api_access(&args.kubeconfig, environment.kubeconfig, environment.in_cluster, environment.home);
@@ -437,6 +445,7 @@ impl Config {
                 concurrent_per_destination: count(args.max_concurrent_exports_per_destination, EXPORTS_PER_DESTINATION),
                 audit_interval: Some(args.sink_audit_interval).filter(|interval| !interval.is_zero()),
                 git,
+                object,
             },
             control: Control {
                 targets: count(args.max_concurrent_reconciles_target, TARGETS),

@@ -10,8 +10,10 @@
 mod connection_test;
 mod errand;
 mod family;
+mod finalizer;
 mod inventory;
 mod measure;
+mod namespaces;
 mod overview;
 mod preview;
 mod probe;
@@ -22,42 +24,43 @@ mod secrets;
 mod shelf;
 mod sink;
 mod target;
-mod unserved;
+mod written;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt;
-use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
-use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::api::v1alpha1::{
-    Kind, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec, KollectDatabaseSinkSpec,
-    KollectInventorySpec, KollectProfileSpec, KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec,
+    Kind, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec, KollectConnectionTestSpec,
+    KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec, KollectScopeSpec,
+    KollectSnapshotSinkSpec, KollectTargetSpec,
 };
 use crate::config::Config;
 use crate::deliver::Deliveries;
 use crate::metrics::{Controller, Metrics};
 use crate::model::{Family, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks;
-use crate::status::events::{EventWriter, between};
+use crate::status::events::EventWriter;
 use crate::status::{StatusWriter, Subject};
-use crate::store::Store;
-use crate::watch::{Consent, DiscoverError, Discovery, NAMESPACE_WATCH_ANNOTATION, WATCH_LABEL, WatchSet};
+use crate::store::{CLUSTER, Store};
+use crate::watch::{DiscoverError, Discovery, WatchSet};
 use errand::{Errand, Errands};
 use family::SinkShelves;
+use inventory::{InventorySpec, outside};
 use measure::Measures;
+use namespaces::NamespaceFacts;
 pub use overview::Overview;
 use probe::Probes;
 use reach::Reach;
 use secrets::Secrets;
-use shelf::{News, Notice, Shelf};
+use shelf::{News, Notice, Object, Shelf};
+use written::Written;
 
 /// Notices that may wait; a watch of our own objects is not read further while it is full.
 const MAX_NOTICES: usize = 1024;
@@ -67,9 +70,6 @@ const DISCOVERY: Duration = Duration::from_secs(30);
 const DEADLINE: Duration = Duration::from_secs(10);
 /// How often counts are compared with what the statuses show.
 const TICK: Duration = Duration::from_secs(1);
-
-/// The inventory namespace of the rows of cluster inventories.
-const CLUSTER: &str = "cluster";
 
 /// What the control stage works with.
 pub struct Parts {
@@ -99,23 +99,15 @@ struct Shelves {
     profiles: Shelf<KollectProfileSpec>,
     targets: Shelf<KollectTargetSpec>,
     cluster_targets: Shelf<KollectClusterTargetSpec>,
-    inventories: Shelf<KollectInventorySpec>,
+    inventories: Shelf<InventorySpec>,
+    cluster_inventories: Shelf<InventorySpec>,
     sinks: SinkShelves,
     scopes: Shelf<KollectScopeSpec>,
     cluster_scopes: Shelf<KollectClusterScopeSpec>,
     tests: Shelf<KollectConnectionTestSpec>,
-    /// Kinds that only get told that they are not served.
-    others: BTreeMap<Kind, Shelf<Value>>,
     namespaces: BTreeMap<Namespace, NamespaceFacts>,
     namespaces_listed: bool,
     listing: BTreeSet<Namespace>,
-}
-
-/// What matters of a namespace.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct NamespaceFacts {
-    labels: BTreeMap<String, String>,
-    consent: Consent,
 }
 
 /// The control task.
@@ -130,7 +122,7 @@ pub struct Control {
     work: BTreeSet<Subject>,
     targets: BTreeMap<ObjectKey, target::State>,
     cluster_targets: BTreeMap<ObjectKey, target::cluster::State>,
-    inventories: BTreeMap<ObjectKey, inventory::State>,
+    inventories: BTreeMap<Subject, inventory::State>,
     sinks: BTreeMap<Subject, sink::State>,
     tests: BTreeMap<ObjectKey, connection_test::State>,
     probes: Probes,
@@ -143,14 +135,6 @@ pub struct Control {
     /// Objects to be reconciled at a certain time, whatever happens before.
     alarms: BTreeMap<Subject, Instant>,
     ready: bool,
-}
-
-/// The status that an object was last given.
-#[derive(Debug)]
-struct Written {
-    status: Value,
-    substance: Value,
-    at: Instant,
 }
 
 impl Control {
@@ -222,6 +206,7 @@ impl Control {
                 () = reports.changed() => {
                     let news = reports.drain();
                     self.queue_inventories(|key| news.contains(key));
+                    self.queue_cluster_inventories(|subject, _| news.contains(&outside(subject)));
                     self.leave_strays().await;
                 }
                 probed = self.probes.next() => self.take_probe(probed?),
@@ -270,6 +255,7 @@ impl Control {
             Notice::Namespace(event) => {
                 if shelves.take_namespace(event) {
                     self.queue_all_targets();
+                    self.queue_cluster_inventories(|_, _| true);
                 }
                 return;
             }
@@ -279,13 +265,14 @@ impl Control {
                     Kind::Profile => shelves.profiles.take(event),
                     Kind::Target => shelves.targets.take(event),
                     Kind::ClusterTarget => shelves.cluster_targets.take(event),
-                    Kind::Inventory => shelves.inventories.take(event),
+                    Kind::Inventory => shelves.inventories.take_as::<KollectInventorySpec>(event),
+                    Kind::ClusterInventory => shelves.cluster_inventories.take_as::<KollectClusterInventorySpec>(event),
                     Kind::SnapshotSink => shelves.sinks.snapshots.take_as::<KollectSnapshotSinkSpec>(event),
                     Kind::DatabaseSink => shelves.sinks.databases.take_as::<KollectDatabaseSinkSpec>(event),
+                    Kind::EventSink => shelves.sinks.events.take_as::<KollectEventSinkSpec>(event),
                     Kind::Scope => shelves.scopes.take(event),
                     Kind::ClusterScope => shelves.cluster_scopes.take(event),
                     Kind::ConnectionTest => shelves.tests.take(event),
-                    other => shelves.others.entry(other).or_default().take(event),
                 };
                 (kind, keys)
             }
@@ -297,7 +284,7 @@ impl Control {
                     self.work.insert((kind, key));
                 }
                 // An inventory waits for its destination to be on record, a test for its result.
-                News::Status if matches!(kind, Kind::Inventory | Kind::ConnectionTest) => {
+                News::Status if matches!(kind, Kind::Inventory | Kind::ClusterInventory | Kind::ConnectionTest) => {
                     self.work.insert((kind, key));
                 }
                 News::Status => {}
@@ -316,13 +303,16 @@ impl Control {
             // Of two with one name, the cluster target is the one that gives way.
             Kind::Target => self.queue_cluster_targets(|name, _| *name == key.name),
             Kind::Inventory => self.queue_targets(here),
+            Kind::ClusterTarget => self.queue_cluster_inventories(|_, _| true),
             Kind::Scope => {
                 self.queue_targets(here);
                 self.queue_inventories(here);
+                self.queue_cluster_inventories(|_, spec| spec.home_of_sinks() == key.namespace.as_str());
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterScope => {
                 self.queue_cluster_targets(|_, _| true);
+                self.queue_cluster_inventories(|_, _| true);
                 self.tell_unused_scopes(kind, key);
             }
             Kind::ClusterInventory => {
@@ -330,9 +320,10 @@ impl Control {
             }
             Kind::DatabaseSink | Kind::SnapshotSink | Kind::EventSink => {
                 self.queue_inventories(here);
+                self.queue_users_of_sinks(&BTreeSet::from([key.namespace.clone()]));
                 self.queue_tests(here);
             }
-            _ => {}
+            Kind::ConnectionTest => {}
         }
     }
 
@@ -344,6 +335,7 @@ impl Control {
         let namespaces: BTreeSet<Namespace> = pointing.iter().map(|key| key.object.namespace.clone()).collect();
         self.work.extend(pointing.into_iter().map(|key| (Kind::of_family(key.family), key.object)));
         self.queue_inventories(|key| namespaces.contains(&key.namespace));
+        self.queue_users_of_sinks(&namespaces);
         self.queue_tests(|key| namespaces.contains(&key.namespace));
     }
 
@@ -421,7 +413,7 @@ impl Control {
             if self.reach.hold(&(kind, key.clone())) {
                 continue;
             }
-            if kind == Kind::Inventory && !self.ready {
+            if matches!(kind, Kind::Inventory | Kind::ClusterInventory) && !self.ready {
                 // All targets of the first lists are registered by now: their kind sorts first.
                 self.ready = true;
                 self.parts.store.complete();
@@ -468,61 +460,14 @@ impl Control {
         match kind {
             Kind::Target => self.reconcile_target(key),
             Kind::ClusterTarget => self.reconcile_cluster_target(key),
-            Kind::Inventory => self.reconcile_inventory(key).await,
+            Kind::Inventory | Kind::ClusterInventory => self.reconcile_inventory(&(kind, key.clone())).await,
             Kind::SnapshotSink => self.reconcile_sink(&SinkKey { family: Family::Snapshot, object: key.clone() }),
             Kind::DatabaseSink => self.reconcile_sink(&SinkKey { family: Family::Database, object: key.clone() }),
+            Kind::EventSink => self.reconcile_sink(&SinkKey { family: Family::Event, object: key.clone() }),
             Kind::ConnectionTest => self.reconcile_connection_test(key),
-            _ => self.reconcile_unserved(kind, key),
+            // What a profile or a scope says is said of what uses it.
+            Kind::Profile | Kind::Scope | Kind::ClusterScope => None,
         }
-    }
-
-    /// Gives an object a status, if that differs from what it has.
-    ///
-    /// `substance` is the status without what only counts; a difference there is written at once. Numbers alone are
-    /// written when `patience` has passed since the last write (D14).
-    fn report(&mut self, subject: Subject, current: &Value, status: Value, substance: Value, patience: Duration) {
-        // What was given last counts, not what is on the shelf: a status on its way there would else outlive its time.
-        if *self.reported(&subject, current) == status {
-            self.deferred.remove(&subject);
-            return;
-        }
-        let now = Instant::now();
-        if let Some(written) = self.written.get(&subject) {
-            let turn = written.at + patience;
-            if written.substance == substance && now < turn {
-                self.deferred.insert(subject, turn);
-                return;
-            }
-        }
-        self.deferred.remove(&subject);
-        self.tell_events(&subject, current, &status);
-        self.parts.statuses.put(subject.clone(), status.clone());
-        self.written.insert(subject, Written { status, substance, at: now });
-    }
-
-    /// Returns the status that an object has or is about to get.
-    fn reported<'a>(&'a self, subject: &Subject, current: &'a Value) -> &'a Value {
-        self.written.get(subject).map_or(current, |written| &written.status)
-    }
-
-    /// Asks for the Events of a new status.
-    fn tell_events(&self, subject: &Subject, current: &Value, status: &Value) {
-        let Some(uid) = self.shelves.uid(subject) else { return };
-        let conditions = |status: &Value| {
-            let conditions = status.get("conditions").cloned().unwrap_or_default();
-            serde_json::from_value::<Vec<_>>(conditions).unwrap_or_default()
-        };
-        let before = conditions(self.reported(subject, current));
-        for happening in between(subject.0, &before, &conditions(status)) {
-            self.parts.events.put(subject.clone(), uid, happening);
-        }
-    }
-
-    /// Forgets what an object that is gone was given.
-    fn forget(&mut self, subject: &Subject) {
-        self.written.remove(subject);
-        self.deferred.remove(subject);
-        self.measures.remove(subject);
     }
 
     /// Queues the objects whose numbers have moved away from their status.
@@ -549,17 +494,15 @@ impl Control {
             }
             namespaces.extend(moved);
         }
-        let inventories: Vec<ObjectKey> =
-            self.inventories.keys().filter(|key| namespaces.contains(&key.namespace)).cloned().collect();
-        self.work.extend(inventories.into_iter().map(|key| (Kind::Inventory, key)));
+        let inventories = self.inventories.keys().filter(|(_, key)| namespaces.contains(&key.namespace)).cloned();
+        let inventories: Vec<Subject> = inventories.collect();
+        self.work.extend(inventories);
+        let readers = self.readers_among(&namespaces);
+        self.work.extend(readers.into_iter().map(|key| (Kind::ClusterInventory, key)));
         self.work.extend(moved.into_iter().map(|key| (Kind::Target, key)));
         let now = Instant::now();
         self.work.extend(self.deferred.iter().filter(|(_, turn)| **turn <= now).map(|(subject, _)| subject.clone()));
         self.work.extend(self.alarms.extract_if(.., |_, at| *at <= now).map(|(subject, _)| subject));
-    }
-
-    fn now() -> Time {
-        Time(Timestamp::now())
     }
 }
 
@@ -585,12 +528,13 @@ impl Shelves {
             Kind::Target => self.targets.get(key)?.uid(),
             Kind::ClusterTarget => self.cluster_targets.get(key)?.uid(),
             Kind::Inventory => self.inventories.get(key)?.uid(),
+            Kind::ClusterInventory => self.cluster_inventories.get(key)?.uid(),
             Kind::SnapshotSink => self.sinks.snapshots.get(key)?.uid(),
             Kind::DatabaseSink => self.sinks.databases.get(key)?.uid(),
+            Kind::EventSink => self.sinks.events.get(key)?.uid(),
             Kind::Scope => self.scopes.get(key)?.uid(),
             Kind::ClusterScope => self.cluster_scopes.get(key)?.uid(),
             Kind::ConnectionTest => self.tests.get(key)?.uid(),
-            other => self.others.get(other)?.get(key)?.uid(),
         };
         Some(uid)
     }
@@ -601,58 +545,26 @@ impl Shelves {
             && self.targets.synced()
             && self.cluster_targets.synced()
             && self.inventories.synced()
+            && self.cluster_inventories.synced()
             && self.sinks.synced()
             && self.scopes.synced()
             && self.cluster_scopes.synced()
             && self.tests.synced()
             && self.namespaces_listed
-            && [Kind::EventSink, Kind::ClusterInventory]
-                .iter()
-                .all(|kind| self.others.get(kind).is_some_and(Shelf::synced))
+    }
+
+    /// Returns an inventory of either kind.
+    fn inventory(&self, (kind, key): &Subject) -> Option<&Arc<Object<InventorySpec>>> {
+        match kind {
+            Kind::ClusterInventory => self.cluster_inventories.get(key),
+            _ => self.inventories.get(key),
+        }
     }
 
     /// Returns the cluster inventory whose rows stand under this key, which has the namespace `cluster`.
     fn cluster_inventory<'a>(&self, key: &'a ObjectKey) -> Option<&'a str> {
         let own = ObjectKey::new(Namespace::new(""), key.name.clone());
-        let there = self.others.get(&Kind::ClusterInventory).and_then(|shelf| shelf.get(&own));
+        let there = self.cluster_inventories.get(&own);
         there.filter(|_| key.namespace.as_str() == CLUSTER).map(|_| key.name.as_str())
     }
-
-    /// Takes an event of a namespace in; tells whether anything that matters changed.
-    fn take_namespace(
-        &mut self,
-        event: kube::runtime::watcher::Event<kube::api::PartialObjectMeta<k8s_openapi::api::core::v1::Namespace>>,
-    ) -> bool {
-        use kube::runtime::watcher::Event;
-        match event {
-            Event::Init => {
-                self.listing.clear();
-                false
-            }
-            Event::InitApply(namespace) => {
-                let (name, facts) = facts(&namespace.metadata);
-                self.listing.insert(name.clone());
-                self.namespaces.insert(name, facts);
-                false
-            }
-            Event::InitDone => {
-                let listing = std::mem::take(&mut self.listing);
-                self.namespaces.retain(|name, _| listing.contains(name));
-                self.namespaces_listed = true;
-                true
-            }
-            Event::Apply(namespace) => {
-                let (name, facts) = facts(&namespace.metadata);
-                self.namespaces.insert(name, facts.clone()) != Some(facts)
-            }
-            Event::Delete(namespace) => self.namespaces.remove(&facts(&namespace.metadata).0).is_some(),
-        }
-    }
-}
-
-fn facts(meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (Namespace, NamespaceFacts) {
-    let labels = meta.labels.clone().unwrap_or_default();
-    let annotation = meta.annotations.as_ref().and_then(|annotations| annotations.get(NAMESPACE_WATCH_ANNOTATION));
-    let consent = Consent::of_namespace(labels.get(WATCH_LABEL).map(String::as_str), annotation.map(String::as_str));
-    (Namespace::new(meta.name.as_deref().unwrap_or_default()), NamespaceFacts { labels, consent })
 }

@@ -43,7 +43,7 @@ use crate::metrics::{Cached, Controller, Metrics};
 use crate::model::{BindingKey, InventoryKey, Namespace};
 use crate::schedule::{GATHER, Limits, Outcome, Phase, Purpose, REPROBE, Route, Schedule, Start};
 use crate::sinks::{Backend, Fault, SinkError};
-use crate::store::{Reader, Store};
+use crate::store::{Reader, Store, View};
 use command::Command;
 use document::{DocumentJob, Patience};
 use work::{Delivered, Done, Refusals, RowJob};
@@ -243,15 +243,17 @@ impl Deliverer {
                 Backend::Documents(_) => true,
             };
             if moved || anew {
-                bound.reader = Arc::new(bound.reader.table().reader());
+                bound.reader = Arc::new(self.store.reader(&binding.view));
                 bound.refused = Arc::default();
+            } else if *bound.reader.view() != binding.view {
+                bound.reader = Arc::new(bound.reader.turn(&self.store, &binding.view));
             }
             std::mem::take(&mut bound.valid).cancel();
             let before = std::mem::replace(&mut bound.binding, binding);
             bound.epoch = epoch;
             self.release(&before, now);
         } else {
-            let reader = Arc::new(self.store.table(&key.inventory.namespace).reader());
+            let reader = Arc::new(self.store.reader(&binding.view));
             let (valid, refused) = (CancellationToken::new(), Arc::default());
             self.bindings.insert(key.clone(), Bound { binding, reader, epoch, valid, refused, waiting: None });
         }
@@ -260,11 +262,11 @@ impl Deliverer {
         self.schedule.bind(&Job::Deliver(key), route, interval, idle_for, now);
     }
 
-    /// Tells the bindings of the namespaces that changed.
+    /// Tells the bindings that read the tables that changed.
     fn dirtied(&mut self) {
         let now = Instant::now();
         for (namespace, dirt) in self.store.drain() {
-            for key in self.in_namespace(&namespace) {
+            for key in self.readers_of(&namespace) {
                 let job = Job::Deliver(key);
                 if dirt.learned {
                     self.schedule.learned(&job, now);
@@ -276,8 +278,9 @@ impl Deliverer {
         }
     }
 
-    fn in_namespace(&self, namespace: &Namespace) -> Vec<BindingKey> {
-        self.bindings.keys().filter(|key| key.inventory.namespace == *namespace).cloned().collect()
+    fn readers_of(&self, namespace: &Namespace) -> Vec<BindingKey> {
+        let reading = self.bindings.iter().filter(|(_, bound)| bound.binding.view.reads(namespace));
+        reading.map(|(key, _)| key.clone()).collect()
     }
 
     fn of_inventory(&self, inventory: &InventoryKey) -> Vec<BindingKey> {
@@ -305,7 +308,7 @@ impl Deliverer {
         let behind_since = self.schedule.behind_since(&job);
         let held_until = self.schedule.held_until(&job, Instant::now());
         // Before the plan is made, which then knows at least as much.
-        let known = if bound.reader.table().knowledge().whole() { Known::Everything } else { Known::Parts };
+        let known = if bound.reader.is_whole() { Known::Everything } else { Known::Parts };
         let turn = self.turn(place);
         jobs.spawn(async move {
             let started = Instant::now();
@@ -381,7 +384,7 @@ impl Deliverer {
                     Done::Nothing | Done::Awaiting(_) | Done::Held(_) | Done::Delivered(_) => Outcome::Unchanged,
                 };
                 let cached = if outcome == Outcome::Written { Cached::Miss } else { Cached::Hit };
-                self.metrics.digest_checked(Controller::Inventory, cached);
+                self.metrics.digest_checked(controller(&bound.binding.view), cached);
                 let waited = self.schedule.behind_since(&job).map(|since| now.saturating_duration_since(since));
                 if let Done::Delivered(delivered) = done {
                     bound.waiting = None;
@@ -432,7 +435,7 @@ impl Deliverer {
         self.metrics.rows_written(kind, delivered.rows());
         if delivered.rows() > 0 {
             self.metrics.acknowledged(kind, waited);
-            limits::warn(&self.metrics, key, bound.reader.table().counts());
+            limits::warn(&self.metrics, key, bound.reader.counts());
         }
         if delivered.repaired > 0 {
             self.metrics.rows_repaired(kind, delivered.repaired);
@@ -496,7 +499,9 @@ impl Deliverer {
             && !matches!(report.gap, Some(Gap::Awaited(_)));
         let was = report.debounced;
         if debounced && !was {
-            self.metrics.debounced(Controller::Inventory);
+            if let Some(bound) = self.bindings.get(key) {
+                self.metrics.debounced(controller(&bound.binding.view));
+            }
             let due_ms = due.map_or(0, |due| u64::try_from(due.as_millis()).unwrap_or(u64::MAX));
             let interval = self.bindings.get(key).map_or(Duration::ZERO, |bound| bound.binding.interval);
             tracing::debug!(sink = %key.sink, inventory = %key.inventory, due_ms, ?interval, "debounced");
@@ -523,6 +528,14 @@ impl Delivered {
     /// Returns how many rows were written and deleted.
     fn rows(&self) -> u64 {
         self.receipt.as_ref().map_or(0, |receipt| receipt.written + receipt.deleted)
+    }
+}
+
+/// Returns whose inventories these are, for the metrics.
+fn controller(view: &View) -> Controller {
+    match view {
+        View::Namespace(_) => Controller::Inventory,
+        View::RollUp(_) => Controller::ClusterInventory,
     }
 }
 

@@ -192,7 +192,7 @@ impl Extractor {
         let start = out.len();
         let hides = |name: &str| self.keys.matches(name);
         let hiding = Hiding { hides: &hides, replacement: &scrub::REDACTED_VALUE };
-        let veiled = (self.content == SecretContent::Hidden).then(|| secrets::veiled(object));
+        let veiled = secrets::veiled(object, self.content);
         let root: &Value<'_> = veiled.as_ref().unwrap_or(object);
         let mut failed: Option<(&Column, EvalError)> = None;
         let mut writer = scrub::Writer { keys: &self.keys, out, sanitized: false };

@@ -18,6 +18,8 @@ pub mod git;
 pub mod helm;
 pub mod kafka;
 pub mod load;
+pub mod nats;
+pub mod object;
 pub mod operator;
 pub mod postgres;
 pub mod process;

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use declare::Declare;
 pub use declare::Family;
-pub use labels::{Cached, Controller, Fault, Mapping, Outcome, Reference, Resolution, SinkType, Verb};
+pub use labels::{Cached, Controller, Fault, Mapping, Outcome, Reference, Resolution, SinkType, TlsServer, Verb};
 pub use scrape::{Binding, Collected, OBJECT_COUNT, ProfileSeries, Queue, Reach, Reading, Sizes, Stream, label_names};
 
 use crate::error::Class;
@@ -77,6 +77,8 @@ struct Framework {
     reconcile_errors: IntCounterVec,
     queued: IntGaugeVec,
     requests: IntCounterVec,
+    reviews: IntCounterVec,
+    review_seconds: HistogramVec,
 }
 
 /// A page could not be written.
@@ -255,6 +257,18 @@ impl Metrics {
                     "rest_client_requests_total",
                     &["code", "method", "host"],
                     "The same requests as in `kollect_api_requests_total`; the code is `<error>` when there was no answer",
+                ),
+                reviews: declare.counters(
+                    "controller_runtime_webhook_requests_total",
+                    &["webhook", "code"],
+                    "Admission reviews by path and status code: 200 is a verdict, whichever; anything else is none, and the \
+                     failure policy decides",
+                ),
+                review_seconds: declare.histograms(
+                    "controller_runtime_webhook_latency_seconds",
+                    &["webhook"],
+                    RECONCILE_SECONDS,
+                    "Time of an admission review",
                 ),
             },
             registry: declare.registry,
@@ -435,6 +449,20 @@ impl Metrics {
     /// Removes the counter of a profile metric that is not there any more.
     pub fn forget_labeled_series(&self, profile: &str, gvk: &str, series: &str) {
         let _ = self.labeled_series_capped.remove_label_values(&[profile, gvk, series]); // never counted is as good
+    }
+
+    /// Makes the series of a webhook, by its path.
+    pub fn reviews(&self, webhook: &str) {
+        self.framework.review_seconds.with_label_values(&[webhook]);
+        for code in ["200", "503"] {
+            self.framework.reviews.with_label_values(&[webhook, code]);
+        }
+    }
+
+    /// Counts an answer of a webhook.
+    pub fn reviewed(&self, webhook: &str, code: u16, elapsed: Duration) {
+        self.framework.reviews.with_label_values(&[webhook, &code.to_string()]).inc();
+        self.framework.review_seconds.with_label_values(&[webhook]).observe(elapsed.as_secs_f64());
     }
 
     /// Says that another process holds a lease, or nobody.

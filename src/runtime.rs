@@ -33,6 +33,7 @@ use crate::config::{
 use crate::control::{Control, Parts};
 use crate::deliver::{self, Deliverer};
 use crate::error::chain;
+use crate::export::event::Life;
 use crate::http::admission::Reviewer;
 use crate::http::admission::certificate::Keeper;
 use crate::http::auth::Gate;
@@ -40,19 +41,21 @@ use crate::http::health::Readiness;
 use crate::http::tls::{Places, Serving};
 use crate::http::{self, HttpError, Server};
 use crate::lease::{self, Candidate};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TlsServer};
 use crate::model;
 use crate::schedule::Limits;
 use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
 use crate::sinks::git::{GitRepositories, MirrorPlaces};
 use crate::sinks::mandate::Mandate;
+use crate::sinks::nats::NatsServers;
 use crate::sinks::netguard::Guard;
+use crate::sinks::object::ObjectStores;
 use crate::sinks::postgres::{PostgresPools, Writer};
 use crate::status::StatusWriter;
 use crate::status::events::EventWriter;
 use crate::store::Store;
-use crate::watch::{Bounds, ClusterWide, Settings, WatchSet};
+use crate::watch::{Bounds, Clients, ClusterWide, Settings, WatchSet};
 
 /// A watch is silent for minutes; its own limits are shorter than this last resort.
 const READ_TIMEOUT: Duration = Duration::from_secs(330);
@@ -133,7 +136,8 @@ async fn lead(
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
-    let Cluster { client, namespace, .. } = cluster;
+    let Cluster { client, lists, namespace, .. } = cluster;
+    let clients = Clients { lists, others: client };
     let bound = config.bound.settled(&model::Namespace::new(namespace.as_str()));
     if let Bound::Namespaces(names) = &bound {
         let names: Vec<&str> = names.iter().map(model::Namespace::as_str).collect();
@@ -142,9 +146,9 @@ async fn lead(
     let config = Config { bound, ..config };
     let Some(election) = &config.election else {
         let right = Right { home: namespace, ..Right::default() };
-        return work(config, client, metrics, right, stop).await;
+        return work(config, clients, metrics, right, stop).await;
     };
-    let candidate = Candidate::new(client.clone(), &namespace, election, metrics.clone());
+    let candidate = Candidate::new(clients.others.clone(), &namespace, election, metrics.clone());
     let Some(mut term) = candidate.campaign(&stop).await else { return Ok(()) };
     let right = Right {
         mandate: term.mandate(),
@@ -153,7 +157,7 @@ async fn lead(
         home: namespace,
     };
     let verdict = {
-        let mut work = std::pin::pin!(work(config, client, metrics, right, stop));
+        let mut work = std::pin::pin!(work(config, clients, metrics, right, stop));
         tokio::select! {
             // Looked at first, so that what ended by itself after the loss is not taken for an orderly end.
             biased;
@@ -182,13 +186,13 @@ struct Right {
 /// Collects and delivers until `stop` is cancelled, or a task ends by itself. Dropped, it ends everything at once.
 async fn work(
     config: Config,
-    client: kube::Client,
+    clients: Clients,
     metrics: Arc<Metrics>,
     right: Right,
     stop: CancellationToken,
 ) -> Result<(), RuntimeError> {
     let who = Who { tenancy: config.tenancy, lease: right.lease, home: right.home };
-    let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&client, &who)).await else {
+    let Some((cluster_uid, server_minor)) = stop.run_until_cancelled(introduce(&clients.others, &who)).await else {
         return Ok(());
     };
     let config = Arc::new(config);
@@ -198,14 +202,24 @@ async fn work(
     let (delivering, reporting, connected) =
         (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
 
-    let watch = WatchSet::new(client.clone(), store.clone(), &metrics, settings, &stop);
+    let client = clients.others.clone();
+    let watch = WatchSet::new(clients, store.clone(), &metrics, settings, &stop);
     let guard = guard(&config);
     let Mirrors { configured, cache, temporary } = config.delivery.git.mirrors.clone();
     let mirrors = MirrorPlaces { configured, cache, temporary };
     let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
+    let object = ObjectStores::new(guard, cluster_uid.clone(), jiff::Timestamp::now, connected.clone());
+    let lease_transitions = u64::try_from(right.lease_transitions).unwrap_or_default();
+    let life = Life { process: cluster_uid.clone(), lease_transitions };
+    let nats = NatsServers::new(guard, life, jiff::Timestamp::now, connected.clone());
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
     let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone());
-    let registry = Arc::new(Registry::new(postgres.under(right.mandate.clone()), git.under(right.mandate)));
+    let registry = Arc::new(Registry {
+        postgres: postgres.under(right.mandate.clone()),
+        git: git.under(right.mandate.clone()),
+        object: object.under(right.mandate.clone()),
+        nats: nats.under(right.mandate),
+    });
     let delivering_by = deliver::Settings {
         limits: Limits {
             total: config.delivery.concurrent.get(),
@@ -299,6 +313,8 @@ fn settings(config: &Config, server_minor: u32) -> Settings {
 /// An API server, and where in it this process is at home.
 struct Cluster {
     client: kube::Client,
+    /// For lists of what is collected.
+    lists: kube::Client,
     namespace: String,
     /// Host and port.
     host: String,
@@ -328,8 +344,9 @@ async fn connect(access: &ApiAccess) -> Result<Cluster, RuntimeError> {
     config.read_timeout = Some(READ_TIMEOUT);
     config.connect_timeout = Some(CONNECT_TIMEOUT);
     let host = config.cluster_url.authority().map(ToString::to_string).unwrap_or_default();
+    let lists = kube::Client::try_from(config.clone()).map_err(|error| failed(error.into()))?;
     let client = kube::Client::try_from(config).map_err(|error| failed(error.into()))?;
-    Ok(Cluster { client, namespace, host })
+    Ok(Cluster { client, lists, namespace, host })
 }
 
 /// Returns the namespace that the current context names.
@@ -446,7 +463,7 @@ async fn metrics_server(
     let serving = Serving::load(pair).await.map_err(|source| HttpError::Certificate { flag, source })?;
     let gate = Gate::new(client.clone(), http::metrics::PATH, metrics.clone());
     let server = Server::bind(METRICS_FLAG, address, http::metrics::guarded(metrics.clone(), gate)).await?;
-    Ok(server.over_tls(serving, Places::of_metrics(metrics)))
+    Ok(server.over_tls(serving.shown(TlsServer::Metrics, metrics), Places::of_metrics(metrics)))
 }
 
 /// Makes the server of the webhooks, and who looks after its pair where nobody else does.
@@ -483,6 +500,7 @@ async fn webhook_server(
     };
     let reviewer = Reviewer::new(cluster.client.clone(), settings, metrics.clone());
     let server = Server::bind(WEBHOOK_FLAG, &wanted.address, http::admission::router(&reviewer)).await?;
+    let serving = serving.shown(TlsServer::Webhooks, metrics);
     Ok((server.over_tls(serving, Places::of_webhooks(metrics)), keeper))
 }
 

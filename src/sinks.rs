@@ -8,7 +8,9 @@ pub mod contract;
 pub mod git;
 pub mod kafka;
 pub mod mandate;
+pub mod nats;
 pub mod netguard;
+pub mod object;
 pub mod postgres;
 mod tls;
 
@@ -212,16 +214,17 @@ impl Deref for Backend {
 /// Makes sinks; what sinks of one destination share is kept here.
 #[derive(Debug)]
 pub struct Registry {
-    postgres: postgres::PostgresPools,
-    git: git::GitRepositories,
+    /// Databases.
+    pub postgres: postgres::PostgresPools,
+    /// Repositories.
+    pub git: git::GitRepositories,
+    /// Buckets.
+    pub object: object::ObjectStores,
+    /// Servers of NATS.
+    pub nats: nats::NatsServers,
 }
 
 impl Registry {
-    /// Takes one registry of each backend.
-    pub fn new(postgres: postgres::PostgresPools, git: git::GitRepositories) -> Self {
-        Self { postgres, git }
-    }
-
     /// Makes a Postgres sink. Nothing is connected yet.
     ///
     /// # Errors
@@ -238,9 +241,25 @@ impl Registry {
         self.git.sink(config)
     }
 
+    /// Makes a sink of a bucket. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn object(&self, config: &object::ObjectConfig) -> Result<Backend, SinkError> {
+        self.object.sink(config)
+    }
+
+    /// Makes a sink of a stream of NATS. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn nats(&self, config: &nats::NatsConfig) -> Result<Backend, SinkError> {
+        self.nats.sink(config)
+    }
+
     /// Closes all connections. Sinks must not be used any more.
     pub async fn close(&self) {
-        tokio::join!(self.postgres.close(), self.git.close());
+        tokio::join!(self.postgres.close(), self.git.close(), self.object.close(), self.nats.close());
     }
 }
 

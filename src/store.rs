@@ -2,23 +2,28 @@
 //!
 //! The watch stage writes: it [applies](Target::apply) and [removes](Target::remove) rows, [sweeps](Target::sweep) what a
 //! complete list did not confirm, and says which parts are [known](Target::learn). The delivery stage reads: each binding
-//! holds a [`Reader`] with a cursor into the table's journal and asks for a [`Plan`].
+//! holds a [`Reader`] with a cursor into the journal of each table of its [`View`] and asks for a [`Plan`].
 //!
 //! Guarantees:
 //! - A change gets a sequence number; a reader that acknowledged `n` is shown every later change, each key once, in its
 //!   newest state. When the journal was cut behind a slow reader, it is asked to compare everything instead.
 //! - A plan holds only rows of known parts (D4), and says which parts the reader has never compared with its sink.
 //! - A reader of documents is handed [everything](Reader::whole) once each part was known, or has been missing for long.
+//! - What a reader sees of many tables is no snapshot of one moment; each part is in one table, and is.
 //! - An update that does not change a row is not a change.
 //! - Rows grow only while rows and journals are within the budget: one that would not fit is refused, and its part is
 //!   unknown until a later list fits (D4).
 //!
 //! Nobody is called from here. Namespaces that changed are noted in [`Store::drain`], which the schedule empties.
 
+mod document;
+mod holders;
 mod journal;
 mod knowledge;
+mod reader;
 mod size;
 mod table;
+mod view;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,10 +33,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::metrics::{Reading, Sizes};
-use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq};
+use crate::model::{Name, Namespace, Origin, Row, RowKey, Seq, Uid};
+use holders::Holders;
 
+pub use document::{Awaited, Everything, Whole};
+pub use holders::Holder;
 pub use knowledge::{Coverage, Knowledge, is_mass_deletion};
-pub use table::{Awaited, Counts, Everything, Reader, Table, Target, TargetCounts, Walk, Whole};
+pub use reader::Reader;
+pub use table::{Counts, Shard, Table, Target, TargetCounts, Walk};
+pub use view::{CLUSTER, Each, HOME, Pick, RollUp, View};
 
 /// Why a namespace is in the list of [`Store::drain`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,6 +70,7 @@ struct Shared {
     /// What they may take.
     budget: Option<usize>,
     marks: AtomicU64,
+    holders: Holders,
     complete: AtomicBool,
 }
 
@@ -94,9 +105,9 @@ pub struct Plan {
     pub upserts: Vec<Row>,
     /// Keys that are gone, outside the comparison, ascending.
     pub deletes: Vec<RowKey>,
-    /// Position in the journal, to be acknowledged after the delivery.
+    /// Position in the journal, over many tables the sum of theirs; to be acknowledged after the delivery.
     pub seq: Seq,
-    /// Rows and digest of the whole table.
+    /// Rows and digest of all that the reader is shown, of known parts and of others.
     pub counts: Counts,
 }
 
@@ -145,6 +156,11 @@ impl Store {
         self.tables.lock().get(namespace).cloned()
     }
 
+    /// Returns a reader that has not compared anything yet.
+    pub fn reader(&self, view: &View) -> Reader {
+        Reader::new(self, view)
+    }
+
     /// Registers a target, or returns the registered one when its kind is the same; one of another kind replaces it,
     /// and the rows of the old kind are removed.
     pub fn register(&self, origin: Origin) -> Target {
@@ -179,6 +195,12 @@ impl Store {
     /// Returns a mark for one run of a list, greater than all before.
     pub fn next_mark(&self) -> u32 {
         u32::try_from(self.shared.marks.fetch_add(1, Ordering::Relaxed) + 1).unwrap_or(u32::MAX)
+    }
+
+    /// Appends the targets that hold something of an object: a row, or the note of a failure. One that holds nothing may be
+    /// among them by chance.
+    pub fn holders(&self, uid: &Uid, found: &mut Vec<Holder>) {
+        self.shared.holders.of(uid, found);
     }
 
     /// Returns the number of rows in all tables.

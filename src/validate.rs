@@ -12,16 +12,20 @@
 
 use std::fmt;
 
-use crate::api::v1alpha1::Duration;
+use crate::api::v1alpha1::{Duration, LabelSelector};
 use crate::error::{Class, Classify};
 
 pub mod admitted;
+mod bucket;
+mod cluster_inventory;
 mod cluster_target;
 mod connection_test;
 mod endpoint;
 mod inventory;
 mod label;
+mod nats;
 pub mod not_served;
+mod object;
 mod profile;
 mod rules;
 pub mod scope;
@@ -30,13 +34,17 @@ mod snapshot;
 mod target;
 mod template;
 
+pub use bucket::{Bucket, Scheme, Server};
+pub use cluster_inventory::{ValidatedClusterInventory, cluster_inventory};
 pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
+pub use nats::{ValidatedNats, nats};
+pub use object::{Addressing, Codec, Encoding, HOT_ATTRIBUTES, Packing, REGION, Retention, ValidatedObject, object};
 pub use profile::{
     ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, Embedding, SecretContent, ValidatedProfile,
-    expressions as profile_expressions, profile,
+    expressions as profile_expressions, lacks_secret_consent, profile,
 };
 pub use rules::ValidatedRule;
 pub use sink::{Probe, ValidatedPostgres, postgres};
@@ -45,6 +53,10 @@ pub use target::{NamespaceFilter, ValidatedTarget, target};
 
 /// The longest interval between exports.
 const MAX_INTERVAL: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// The most text of all expressions of one object. Compiling takes some microseconds for each byte, while reviews and
+/// reconciles of other objects wait.
+const MAX_EXPRESSIONS_BYTES: usize = 128 * 1024;
 
 /// A place in an object, such as `spec.attributes[2].name`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -157,6 +169,57 @@ impl Findings {
             self.add(path, "is blank; name an object of this namespace");
         } else if name.contains('/') {
             self.add(path, format!("{name:?} has a slash; write the name alone, the object is in this namespace"));
+        }
+    }
+
+    /// Tells whether expressions are short enough, all together, to be compiled.
+    fn compilable<'a>(&mut self, path: &FieldPath, texts: impl Iterator<Item = &'a str>) -> bool {
+        let bytes: usize = texts.map(str::len).sum();
+        if bytes > MAX_EXPRESSIONS_BYTES {
+            let message =
+                format!("has expressions of {bytes} bytes, of {MAX_EXPRESSIONS_BYTES} that are compiled; split it");
+            self.add(path.clone(), message);
+        }
+        bytes <= MAX_EXPRESSIONS_BYTES
+    }
+
+    /// The name of an object whose namespace is known otherwise.
+    fn plain_name(&mut self, path: FieldPath, name: &str, what: &str) {
+        if name.trim().is_empty() {
+            self.add(path, format!("is blank; name {what}"));
+        } else if name.contains('/') {
+            let message = format!("{name:?} has a slash; write the name alone, and the namespace in its own field");
+            self.add(path, message);
+        }
+    }
+
+    /// The name of a namespace.
+    fn namespace(&mut self, path: FieldPath, name: &str) {
+        if !label::is_namespace(name) {
+            let message = format!("{name:?} cannot be a namespace; write lower-case letters, digits and dashes");
+            self.add(path, message);
+        }
+    }
+
+    /// The profile of an object that lives in no namespace.
+    fn profile_ref(&mut self, path: &FieldPath, name: &str, namespace: &str, whose: &str) {
+        self.plain_name(path.field("name"), name, "a KollectProfile");
+        if namespace.trim().is_empty() {
+            let message = format!("is blank; name the namespace of the profile, for {whose} has none of its own");
+            self.add(path.field("namespace"), message);
+        } else {
+            self.namespace(path.field("namespace"), namespace);
+        }
+    }
+
+    /// The namespaces of an object that lives in none.
+    fn some_namespaces(&mut self, selector: Option<&LabelSelector>, whose: &str) {
+        if selector.is_none_or(|selector| selector.match_labels.is_empty() && selector.match_expressions.is_empty()) {
+            let message = format!(
+                "has no requirement, and {whose} never selects every namespace by default; to mean all of them, write \
+                 matchExpressions: [{{key: kubernetes.io/metadata.name, operator: Exists}}]"
+            );
+            self.add(FieldPath::spec().field("namespaceSelector"), message);
         }
     }
 

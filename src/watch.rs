@@ -9,6 +9,7 @@
 //! until it is a row.
 
 mod api;
+mod audience;
 mod discover;
 mod dispatch;
 mod drive;
@@ -28,6 +29,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+pub use api::Clients;
 pub use discover::{DiscoverError, Discovery, Presence, Resource, Scope};
 pub use dispatch::Bounds;
 pub use filter::{Choice, Consent, Filter, NAMESPACE_WATCH_ANNOTATION, Rule, RuleSet, Terms, WATCH_LABEL};
@@ -193,18 +195,27 @@ struct Planned {
     running: HashMap<Extent, Running>,
     /// Parts without a stream.
     left_out: BTreeSet<Extent>,
+    /// Streams that were stopped and may still be in the middle of a step, which goes on to its next pause.
+    ending: Vec<Ending>,
+}
+
+/// A stream that was stopped.
+struct Ending {
+    extent: Extent,
+    /// Cancelled when its task has ended.
+    ended: CancellationToken,
 }
 
 impl WatchSet {
     /// Starts the dispatch lanes; [`WatchSet::run`] starts the streams.
     pub fn new(
-        client: kube::Client,
+        clients: Clients,
         store: Store,
         metrics: &Arc<Metrics>,
         settings: Settings,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let api = KubeApi::new(client, metrics.clone(), settings.server_minor);
+        let api = KubeApi::new(clients, metrics.clone(), settings.server_minor);
         Self::over(Arc::new(api), store, metrics, settings, cancel)
     }
 
@@ -215,7 +226,7 @@ impl WatchSet {
         settings: Settings,
         cancel: &CancellationToken,
     ) -> Arc<Self> {
-        let processor = Arc::new(Processor::new(metrics.clone()));
+        let processor = Arc::new(Processor::new(store.clone(), metrics.clone()));
         let mut lanes = JoinSet::new();
         let dispatch = Dispatch::start(settings.dispatch, &processor, metrics, &mut lanes, cancel);
         let shared = drive::Shared {
@@ -313,7 +324,10 @@ impl WatchSet {
                 () = self.wake.notified() => tokio::time::sleep(GATHER).await,
                 Some(ended) = streams.join_next(), if !streams.is_empty() => match ended {
                     Err(error) if error.is_panic() => return Err(error),
-                    Ok(()) | Err(_) => continue,
+                    Ok(()) | Err(_) => {
+                        self.settle(&mut planned);
+                        continue;
+                    }
                 },
                 Some(ended) = lanes.join_next(), if !lanes.is_empty() => {
                     ended?;
@@ -405,8 +419,7 @@ impl WatchSet {
             self.shared.health.clear(extent);
         }
         planned.left_out = left_out;
-        let running = &mut planned.running;
-        let mut ending: HashMap<Arc<Resource>, Vec<CancellationToken>> = HashMap::new();
+        let Planned { running, ending, .. } = planned;
         running.retain(|extent, stream| {
             let keep = extents.contains(extent);
             if !keep {
@@ -414,7 +427,7 @@ impl WatchSet {
                 if !planned.left_out.contains(extent) {
                     self.shared.health.clear(extent);
                 }
-                ending.entry(extent.resource.clone()).or_default().push(stream.ended.clone());
+                ending.push(Ending { extent: extent.clone(), ended: stream.ended.clone() });
             }
             keep
         });
@@ -433,11 +446,25 @@ impl WatchSet {
         }
         for extent in extents {
             if !running.contains_key(&extent) {
-                let before = ending.get(&extent.resource).cloned().unwrap_or_default();
+                // Those of earlier plans as well: one between may be gone without having waited for them.
+                let before = ending.iter().filter(|ending| ending.extent.resource == extent.resource);
+                let before = before.map(|ending| ending.ended.clone()).collect();
                 running.insert(extent.clone(), self.open(extent, before, streams));
             }
         }
         *self.open.lock() = running.keys().cloned().collect();
+    }
+
+    /// Forgets the streams that have ended since they were stopped, and what they complained of in their last step.
+    fn settle(&self, planned: &mut Planned) {
+        let Planned { running, left_out, ending } = planned;
+        for Ending { extent, .. } in ending.extract_if(.., |ending| ending.ended.is_cancelled()) {
+            if left_out.contains(&extent) {
+                self.shared.unwatched(&extent, Problem::over_budget(self.settings.max_connections));
+            } else if !running.contains_key(&extent) {
+                self.shared.health.clear(&extent);
+            }
+        }
     }
 
     /// Starts a stream. It lists once those that it replaces have ended, so that what they still hand over is older.

@@ -201,15 +201,15 @@ tools_kafka() {
     ) 9>"$dir.lock"
 }
 
-# tools_python: a Python of our own with what the scripts of hack/lib import. Plots alone need it, so it is not part of
-# what a test brings up to date.
+# tools_python REQUIREMENTS PACKAGE DIRECTORY: a Python of our own with what a file of requirements names; its version is
+# that of one of the packages.
 tools_python() {
-    local requirements=$KOLLECT_REPO/hack/lib/requirements.txt version dir log
-    version=$(sed -n 's/^matplotlib==//p' "$requirements")
-    dir=$KOLLECT_TOOLS_DIR/tools/python-$version
+    local requirements=$KOLLECT_REPO/hack/lib/$1 package=$2 version dir log
+    version=$(sed -n "s/^$package==//p" "$requirements")
+    dir=$KOLLECT_TOOLS_DIR/tools/$3-$version
     # An environment cannot be moved into place, so a file in it says that it is whole.
     if [ -e "$dir/installed" ]; then
-        tools_say "matplotlib $version" cached
+        tools_say "$package $version" cached
         return 0
     fi
     tools_package python3 python3 || return 1
@@ -218,7 +218,7 @@ tools_python() {
     (
         flock 9
         [ ! -e "$dir/installed" ] || exit 0
-        tools_say "matplotlib $version" installing
+        tools_say "$package $version" installing
         started=$SECONDS
         log=$dir.log
         rm -rf "$dir"
@@ -227,11 +227,11 @@ tools_python() {
             touch "$dir/installed"; } >"$log" 2>&1; then
             tail -n 20 "$log" >&2
             rm -rf "$dir"
-            tools_fail "pip install of matplotlib $version failed; the whole log is in $log"
+            tools_fail "pip install of $package $version failed; the whole log is in $log"
             exit 1
         fi
         rm -f "$log"
-        tools_say "matplotlib $version" "installed in $((SECONDS - started)) s"
+        tools_say "$package $version" "installed in $((SECONDS - started)) s"
     ) 9>"$dir.lock"
 }
 
@@ -239,7 +239,8 @@ tools_python() {
 tools_ensure() {
     local name
     [ $# -gt 0 ] ||
-        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm pprof postgres openssl git sshd prometheus kafka
+        set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm nats-server nats pprof postgres openssl git sshd \
+            prometheus versitygw fake-gcs-server parquet kafka
     for name in "$@"; do
         case $name in
             # libssh2, which git2 brings, and librdkafka are linked with the OpenSSL of the system.
@@ -258,7 +259,10 @@ tools_ensure() {
             # Brings promtool as well.
             prometheus) tools_package prometheus prometheus || return 1 ;;
             kafka) tools_kafka || return 1 ;;
-            python) tools_python || return 1 ;;
+            # Plots alone need it, so it is not part of what a test brings up to date.
+            python) tools_python requirements.txt matplotlib python || return 1 ;;
+            # Reads Parquet back, and writes it for comparison.
+            parquet) tools_python parquet.txt pyarrow python-parquet || return 1 ;;
             *) tools_build "$name" || return 1 ;;
         esac
     done

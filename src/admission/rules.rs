@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Findings, SINK_NAMESPACE, Surroundings};
+use super::{Findings, Surroundings};
+use crate::api::v1alpha1::inventory::DEFAULT_EXPORT_MIN_INTERVAL;
 use crate::api::v1alpha1::{
-    InventorySinkRef, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec,
+    Duration, InventorySinkRef, KollectClusterInventorySpec, KollectClusterScopeSpec, KollectClusterTargetSpec,
     KollectConnectionTestSpec, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec, KollectProfileSpec,
     KollectScopeSpec, KollectSnapshotSinkSpec, KollectTargetSpec, SinkCommon,
 };
@@ -78,18 +79,21 @@ fn included(ceiling: &Ceiling, names: &[String], to: &mut Findings) {
 
 pub(super) fn inventory(spec: &KollectInventorySpec, max_export_bytes: u64, around: &Surroundings, to: &mut Findings) {
     let _ = to.take(validate::inventory(spec, max_export_bytes)); // what it made is for those who export
-    unserved(&not_served::inventory(spec), to);
-    let path = FieldPath::spec().field("exportMinInterval");
-    to.deny(around.ceiling.allows_interval(path, spec.export_min_interval.get()));
+    own_interval(&around.ceiling, spec.export_min_interval, to);
     for (_, path, reference) in refs(&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs) {
         ref_interval(&around.ceiling, &path, reference, to);
     }
 }
 
-pub(super) fn cluster_inventory(spec: &KollectClusterInventorySpec, around: &Surroundings, to: &mut Findings) {
-    unserved(&not_served::cluster_inventory(spec), to);
+pub(super) fn cluster_inventory(
+    spec: &KollectClusterInventorySpec,
+    max_export_bytes: u64,
+    around: &Surroundings,
+    to: &mut Findings,
+) {
+    let _ = to.take(validate::cluster_inventory(spec, max_export_bytes)); // what it made is for those who export
     let root = FieldPath::spec();
-    to.deny(around.ceiling.allows_interval(root.field("exportMinInterval"), spec.export_min_interval.get()));
+    own_interval(&around.ceiling, spec.export_min_interval, to);
     if let Some(profile) = &spec.profile_ref {
         let path = root.field("profileRef").field("namespace");
         let namespace = Namespace::new(profile.namespace.as_str());
@@ -97,10 +101,21 @@ pub(super) fn cluster_inventory(spec: &KollectClusterInventorySpec, around: &Sur
     }
     for (family, path, reference) in refs(&spec.snapshot_sink_refs, &spec.database_sink_refs, &spec.event_sink_refs) {
         ref_interval(&around.ceiling, &path, reference, to);
-        let named = [reference.namespace.as_str(), spec.sink_namespace.as_str(), SINK_NAMESPACE];
-        let namespace = named.into_iter().find(|name| !name.trim().is_empty()).unwrap_or_default();
-        to.deny(around.cluster.allows_static_ref(&path, StaticRef::Sink, &Namespace::new(namespace)));
+        let namespace = Namespace::new(spec.namespace_of(reference));
+        to.deny(around.cluster.allows_static_ref(&path, StaticRef::Sink, &namespace));
         to.deny(around.cluster.limits().allows_sink(&path, family, &Name::new(reference.name.as_str())));
+    }
+}
+
+/// Refuses an interval below the floor, unless it is the one that the schema writes into an inventory that says nothing:
+/// that may be nobody's wish. It is raised like any other that is too short, and whoever writes it is told.
+fn own_interval(ceiling: &Ceiling, interval: Duration, to: &mut Findings) {
+    let path = FieldPath::spec().field("exportMinInterval");
+    if interval == DEFAULT_EXPORT_MIN_INTERVAL {
+        let raised = ceiling.raise(interval.get());
+        to.warnings.extend(raised.map(|raised| format!("{path}: {}", raised.why)));
+    } else {
+        to.deny(ceiling.allows_interval(path, interval.get()));
     }
 }
 

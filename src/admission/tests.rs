@@ -177,7 +177,7 @@ fn a_scope_limits_what_is_written() {
             json!({"profileRef": {"name": "p", "namespace": "other"}, "namespaceSelector": selector, "resourceRules": deployments}),
             "spec.profileRef.namespace: namespace",
         ),
-        (Kind::Inventory, json!({"exportMinInterval": "30s"}), "spec.exportMinInterval: 30s is below 1m0s"),
+        (Kind::Inventory, json!({"exportMinInterval": "29s"}), "spec.exportMinInterval: 29s is below 1m0s"),
         (
             Kind::Inventory,
             json!({"exportMinInterval": "1m", "eventSinkRefs": [{"name": "b", "exportMinInterval": "0s"}]}),
@@ -204,6 +204,23 @@ fn a_scope_limits_what_is_written() {
         (Kind::ClusterInventory, refs(json!({}))),
     ] {
         warnings(decide(kind, spec));
+    }
+}
+
+#[test]
+fn the_interval_of_an_inventory_that_names_none_is_raised_and_not_refused() {
+    let selector = json!({"matchLabels": {"a": "b"}});
+    for (kind, spec) in [
+        (Kind::Inventory, json!({"databaseSinkRefs": [{"name": "pg"}]})),
+        (Kind::Inventory, json!({"exportMinInterval": "30s", "databaseSinkRefs": [{"name": "pg"}]})),
+        (
+            Kind::ClusterInventory,
+            json!({"namespaceSelector": selector, "sinkNamespace": "platform", "databaseSinkRefs": [{"name": "pg"}]}),
+        ),
+    ] {
+        let said = warnings(decide(kind, &json!({ "spec": spec }), None, &limited())).join("\n");
+        let want = "spec.exportMinInterval: raised from 30s to 1m0s, spec.minExportInterval of KollectScope";
+        assert!(said.contains(want), "{said}");
     }
 }
 

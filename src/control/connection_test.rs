@@ -133,10 +133,7 @@ impl Control {
         let named = validate::connection_test(spec).map_err(|errors| invalid(errors.to_string()))?;
         let key = sink_key(subject, named);
         let field = format!("spec.sinkRef.{}SinkRef", key.family.as_str());
-        let Some(sinks) = self.shelves.sinks.of(key.family) else {
-            return Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build")));
-        };
-        let Some(sink) = sinks.get(&key.object).cloned() else {
+        let Some(sink) = self.shelves.sinks.get(&key).cloned() else {
             let message = format!(
                 "{field}: there is no {} {:?} in namespace {:?}; create it or name another",
                 Kind::of_family(key.family).as_str(),

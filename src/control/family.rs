@@ -7,13 +7,14 @@ use super::shelf::{Object, Shelf};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::sink::DeletionPolicy;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, KollectDatabaseSinkSpec, KollectSnapshotSinkSpec, SecretRef, SinkCommon, SnapshotSinkType,
+    DatabaseSinkType, EventSinkType, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectSnapshotSinkSpec, SecretRef,
+    SinkCommon, SnapshotSinkType,
 };
 use crate::error::Class;
 use crate::metrics::SinkType;
 use crate::model::{Family, Namespace, SinkKey};
 use crate::sinks::Leave;
-use crate::validate::{self, Probe, ValidatedGit, ValidatedPostgres};
+use crate::validate::{self, Probe, ValidatedGit, ValidatedNats, ValidatedObject, ValidatedPostgres};
 
 /// A sink object of either family.
 pub(super) type SinkObject = Object<SinkSpec>;
@@ -23,6 +24,7 @@ pub(super) type SinkObject = Object<SinkSpec>;
 pub(super) enum SinkSpec {
     Snapshot(Box<KollectSnapshotSinkSpec>),
     Database(Box<KollectDatabaseSinkSpec>),
+    Event(Box<KollectEventSinkSpec>),
 }
 
 impl From<KollectSnapshotSinkSpec> for SinkSpec {
@@ -37,11 +39,19 @@ impl From<KollectDatabaseSinkSpec> for SinkSpec {
     }
 }
 
+impl From<KollectEventSinkSpec> for SinkSpec {
+    fn from(spec: KollectEventSinkSpec) -> Self {
+        Self::Event(Box::new(spec))
+    }
+}
+
 /// A spec that is understood.
 #[derive(Debug)]
 pub(super) enum Checked {
     Postgres(Box<ValidatedPostgres>),
     Git(Box<ValidatedGit>),
+    Object(Box<ValidatedObject>),
+    Nats(Box<ValidatedNats>),
 }
 
 impl Checked {
@@ -50,6 +60,8 @@ impl Checked {
         match self {
             Self::Postgres(postgres) => postgres.probe,
             Self::Git(git) => git.probe,
+            Self::Object(object) => object.probe,
+            Self::Nats(nats) => nats.probe,
         }
     }
 }
@@ -60,6 +72,7 @@ impl SinkSpec {
         match self {
             Self::Snapshot(spec) => &spec.common,
             Self::Database(spec) => &spec.common,
+            Self::Event(spec) => &spec.common,
         }
     }
 
@@ -73,6 +86,10 @@ impl SinkSpec {
                 SnapshotSinkType::Gcs => SinkType::Gcs,
             }),
             Self::Database(spec) => (spec.type_ == DatabaseSinkType::Postgres).then_some(SinkType::Postgres),
+            Self::Event(spec) => Some(match spec.type_ {
+                EventSinkType::Nats => SinkType::Nats,
+                EventSinkType::Kafka => SinkType::Kafka,
+            }),
         }
     }
 
@@ -80,8 +97,8 @@ impl SinkSpec {
     /// unless the type was another one.
     pub(super) fn may_hold_rows(&self) -> bool {
         match self {
-            Self::Snapshot(spec) => matches!(spec.type_, SnapshotSinkType::Git | SnapshotSinkType::Gitlab),
-            Self::Database(_) => true,
+            Self::Snapshot(_) | Self::Database(_) => true,
+            Self::Event(spec) => spec.type_ == EventSinkType::Nats,
         }
     }
 
@@ -93,6 +110,8 @@ impl SinkSpec {
                 (spec.deletion_policy, matches!(spec.type_, SnapshotSinkType::S3 | SnapshotSinkType::Gcs))
             }
             Self::Database(spec) => (spec.deletion_policy, false),
+            // Readers of a stream are told.
+            Self::Event(_) => (None, false),
         };
         match wanted {
             Some(DeletionPolicy::Orphan) => Leave::Orphan,
@@ -109,6 +128,11 @@ impl SinkSpec {
                 spec.common.secret_ref.iter().chain(auth).collect()
             }
             Self::Database(spec) => spec.postgres.iter().map(|postgres| &postgres.database_ref).collect(),
+            Self::Event(spec) => {
+                let nats = spec.nats.iter().filter_map(|nats| nats.secret_ref.as_ref());
+                let kafka = spec.kafka.iter().filter_map(|kafka| kafka.secret_ref.as_ref());
+                spec.common.secret_ref.iter().chain(nats).chain(kafka).collect()
+            }
         };
         if let Some(tls) = &self.common().tls {
             all.extend(tls.ca_secret_ref.iter().chain(&tls.client_secret_ref));
@@ -121,13 +145,22 @@ impl SinkSpec {
         validate::not_served::message(&match self {
             Self::Snapshot(spec) => validate::not_served::snapshot_sink(spec),
             Self::Database(spec) => validate::not_served::database_sink(spec),
+            Self::Event(spec) => validate::not_served::event_sink(spec),
         })
     }
 
     fn validate(&self) -> Result<Checked, validate::FieldErrors> {
         match self {
-            Self::Snapshot(spec) => validate::git(spec).map(|git| Checked::Git(Box::new(git))),
+            Self::Snapshot(spec) => match spec.type_ {
+                SnapshotSinkType::Git | SnapshotSinkType::Gitlab => {
+                    validate::git(spec).map(|git| Checked::Git(Box::new(git)))
+                }
+                SnapshotSinkType::S3 | SnapshotSinkType::Gcs => {
+                    validate::object(spec).map(|object| Checked::Object(Box::new(object)))
+                }
+            },
             Self::Database(spec) => validate::postgres(spec).map(|postgres| Checked::Postgres(Box::new(postgres))),
+            Self::Event(spec) => validate::nats(spec).map(|nats| Checked::Nats(Box::new(nats))),
         }
     }
 }
@@ -142,29 +175,31 @@ pub(super) fn check(sink: &SinkObject) -> Result<Checked, Failing> {
     spec.validate().map_err(|errors| failing(reasons::INVALID_SPEC, errors.to_string()))
 }
 
-/// The sink objects of the families that are served.
+/// The sink objects of all families.
 #[derive(Debug, Default)]
 pub(super) struct SinkShelves {
     pub(super) snapshots: Shelf<SinkSpec>,
     pub(super) databases: Shelf<SinkSpec>,
+    pub(super) events: Shelf<SinkSpec>,
 }
 
 impl SinkShelves {
-    /// Returns the shelf of a family, if that is served.
-    pub(super) fn of(&self, family: Family) -> Option<&Shelf<SinkSpec>> {
+    /// Returns the shelf of a family.
+    pub(super) fn of(&self, family: Family) -> &Shelf<SinkSpec> {
         match family {
-            Family::Snapshot => Some(&self.snapshots),
-            Family::Database => Some(&self.databases),
-            Family::Event => None,
+            Family::Snapshot => &self.snapshots,
+            Family::Database => &self.databases,
+            Family::Event => &self.events,
         }
     }
 
     pub(super) fn get(&self, key: &SinkKey) -> Option<&Arc<SinkObject>> {
-        self.of(key.family)?.get(&key.object)
+        self.of(key.family).get(&key.object)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (SinkKey, &SinkObject)> {
-        let shelves = [(Family::Snapshot, &self.snapshots), (Family::Database, &self.databases)];
+        let shelves =
+            [(Family::Snapshot, &self.snapshots), (Family::Database, &self.databases), (Family::Event, &self.events)];
         shelves.into_iter().flat_map(|(family, shelf)| {
             shelf.iter().map(move |(object, sink)| (SinkKey { family, object: object.clone() }, &**sink))
         })
@@ -173,7 +208,9 @@ impl SinkShelves {
     /// Returns the sinks of one namespace.
     pub(super) fn within(&self, namespace: &Namespace) -> Vec<SinkKey> {
         let mut keys = Vec::new();
-        for (family, shelf) in [(Family::Database, &self.databases), (Family::Snapshot, &self.snapshots)] {
+        for (family, shelf) in
+            [(Family::Database, &self.databases), (Family::Snapshot, &self.snapshots), (Family::Event, &self.events)]
+        {
             let here = shelf.within(namespace).map(|(object, _)| SinkKey { family, object: object.clone() });
             keys.extend(here);
         }
@@ -182,7 +219,7 @@ impl SinkShelves {
 
     /// Tells whether the first lists are complete.
     pub(super) fn synced(&self) -> bool {
-        self.snapshots.synced() && self.databases.synced()
+        self.snapshots.synced() && self.databases.synced() && self.events.synced()
     }
 }
 

@@ -1,7 +1,10 @@
-//! KollectInventory: which sinks get the rows of a namespace.
+//! KollectInventory and KollectClusterInventory: which sinks get the rows of a namespace, or of cluster targets in many.
 
+mod either;
 mod places;
 mod report;
+mod rollup;
+mod standing;
 mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,32 +14,33 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+pub(super) use either::{InventorySpec, outside};
+
+use either::Inventory;
 use places::{Left, Way};
-use report::{SinkState, SinkView, degraded, findings, substance};
+use rollup::Unfit;
 use wish::{AUDIT_NOW, Asked, EXPORT_NOW, Wish, written_at};
 
 use super::Control;
 use super::family::{SinkObject, SinkSpec};
 use super::resolve::{Failing, Obstacle, Resolved, STARTING, Settings};
-use super::shelf::Object;
 use super::target::absence::ALLOW_MASS_DELETION;
-use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons, types};
-use crate::api::v1alpha1::{Destination, InventorySinkRef, Kind, KollectInventorySpec, KollectInventoryStatus};
-use crate::deliver::{Binding, Gap, Place, SHARD_WARNING_ROWS};
+use crate::api::v1alpha1::conditions::reasons;
+use crate::api::v1alpha1::{Destination, InventorySinkRef, Kind, KollectInventoryStatus};
+use crate::deliver::{Binding, Place};
 use crate::error::Class;
 use crate::export::Scope;
-use crate::model::{BindingKey, Cluster, Family, InventoryKey, Name, ObjectKey, SinkKey, Uid};
+use crate::model::{BindingKey, Cluster, Family, Namespace, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
-use crate::store::Awaited;
+use crate::status::Subject;
+use crate::store::{Reader, View};
 use crate::validate::FieldPath;
-use crate::validate::scope::{Ceiling, Raised};
+use crate::validate::scope::{Ceiling, ClusterCeiling, Denial, Raised, StaticRef};
 
 /// From this interval on, a start waits for the rest of it where an earlier process wrote.
 const REMEMBERED_INTERVAL: Duration = Duration::from_mins(1);
 /// A waiting change is not behind before its interval is over by this.
 const SYNC_GRACE: Duration = Duration::from_secs(30);
-/// First lists that take no longer are not worth a status of their own.
-const LISTING: Duration = Duration::from_secs(10);
 
 /// What is remembered of an inventory between two reconciles.
 #[derive(Debug, Default)]
@@ -48,6 +52,12 @@ pub(super) struct State {
     audit: Wish,
     export: Wish,
     mass_deletion: Wish,
+    /// What a cluster inventory shows, bound or not.
+    reading: Option<Reader>,
+    /// Tells one selection of the same spec from another.
+    turns: u64,
+    /// Cluster targets that are selected, once that is known.
+    targets: Option<usize>,
 }
 
 /// A binding that the delivery stage has been told of.
@@ -66,6 +76,24 @@ struct Ref {
     /// The interval is that of a scope.
     raised: Option<Raised>,
     leads: Leads,
+}
+
+/// What scopes say of the sinks of an inventory.
+struct Limits {
+    /// Of the namespace of the sinks.
+    ceiling: Ceiling,
+    /// Of the cluster, for those that live in no namespace.
+    cluster: Option<ClusterCeiling>,
+}
+
+impl Limits {
+    /// Lets a sink be used.
+    fn allows(&self, field: &FieldPath, sink: &SinkKey) -> Result<(), Denial> {
+        let SinkKey { family, object } = sink;
+        let Some(cluster) = &self.cluster else { return self.ceiling.allows_sink(field, *family, &object.name) };
+        cluster.allows_static_ref(field, StaticRef::Sink, &object.namespace)?;
+        cluster.limits().allows_sink(field, *family, &object.name)
+    }
 }
 
 /// Where a reference may lead that cannot be used.
@@ -89,47 +117,69 @@ impl Ref {
 }
 
 impl Control {
-    pub(super) async fn reconcile_inventory(&mut self, key: &InventoryKey) -> Option<Class> {
-        let Some(object) = self.shelves.inventories.get(key).cloned() else {
-            if let Some(state) = self.inventories.remove(key) {
+    pub(super) async fn reconcile_inventory(&mut self, subject: &Subject) -> Option<Class> {
+        let key = &outside(subject);
+        let Some(object) = self.shelves.inventory(subject).cloned() else {
+            if let Some(state) = self.inventories.remove(subject) {
                 self.unbind(state.bindings.into_keys()).await;
             }
             self.parts.deliveries.reports().forget_departures(key);
-            self.forget(&(Kind::Inventory, key.clone()));
+            self.forget(subject);
             self.forget_secrets();
             return None;
         };
-        let mut state = self.inventories.remove(key).unwrap_or_default();
+        let it = Inventory { subject, key, object: &object };
+        let mut state = self.inventories.remove(subject).unwrap_or_default();
         let recorded = places::recorded(&object);
         let class = if object.meta.deletion_timestamp.is_some() {
-            self.end_inventory(key, &object, &recorded, &mut state).await
+            self.end_inventory(it, &recorded, &mut state).await
         } else {
-            let refs = self.bind_refs(key, &object, &mut state).await;
-            let settled = refs.as_ref().is_ok_and(|refs| refs.iter().all(Ref::is_settled));
-            let left = if settled { self.leave_unused(key, &object, &recorded, &state).await } else { Left::default() };
-            self.grant(key, &object, &mut state).await;
-            self.hold_deletion(key, &object, &recorded);
-            self.report_inventory(key, &object, &refs, &left, &state)
+            match self.bind_refs(it, &mut state).await {
+                Ok(refs) => {
+                    let settled = refs.iter().all(Ref::is_settled);
+                    let left = if settled { self.leave_unused(it, &recorded, &state).await } else { Left::default() };
+                    self.stand(it, &recorded, Ok(refs), &left, &mut state).await
+                }
+                Err(Unfit::Failing(failing)) => {
+                    self.stand(it, &recorded, Err(failing), &Left::default(), &mut state).await
+                }
+                Err(Unfit::Silent(pause)) => {
+                    self.look_again(subject.clone(), Some(pause));
+                    None
+                }
+            }
         };
-        self.inventories.insert(key.clone(), state);
+        self.inventories.insert(subject.clone(), state);
         class
     }
 
-    /// Leaves every place of a deleted inventory, and then lets it go.
-    async fn end_inventory(
+    /// Does what is asked for beside deliveries, and reports.
+    async fn stand(
         &mut self,
-        key: &InventoryKey,
-        object: &Object<KollectInventorySpec>,
+        it: Inventory<'_>,
         recorded: &[Destination],
+        refs: Result<Vec<Ref>, Failing>,
+        left: &Left,
         state: &mut State,
     ) -> Option<Class> {
+        self.grant(it, state).await;
+        self.hold_deletion(it, recorded);
+        self.report_inventory(it, &refs, left, state)
+    }
+
+    /// Leaves every place of a deleted inventory, and then lets it go. Rows under a name that is that of a cluster inventory
+    /// are not its own any more.
+    async fn end_inventory(&mut self, it: Inventory<'_>, recorded: &[Destination], state: &mut State) -> Option<Class> {
         self.unbind(std::mem::take(&mut state.bindings).into_keys()).await;
-        let left = self.leave_unused(key, object, recorded, state).await;
+        let left = match self.name_conflict(it) {
+            Some(_) => Left::default(),
+            None => self.leave_unused(it, recorded, state).await,
+        };
         if left.pending == 0 {
             for there in &left.stranded {
-                tracing::warn!(inventory = %key, cluster = there.cluster, destination = there.description, "rows stay: no sink leads there");
+                tracing::warn!(inventory = %it.key, cluster = there.cluster, destination = there.description, "rows stay: no sink leads there");
             }
-            self.release_deletion(key, object);
+            self.release_deletion(it);
             return None;
         }
         let failing = left.failing.clone().unwrap_or_else(|| Failing {
@@ -138,16 +188,21 @@ impl Control {
             message: "the inventory is deleted: its rows are being removed from its sinks".to_owned(),
         });
         let class = failing.class;
-        self.report_inventory(key, object, &Err(failing), &left, state);
+        self.report_inventory(it, &Err(failing), &left, state);
         Some(class)
     }
 
     /// Does what the annotations ask for. What stood there before a start may be new, and is done (again), with two
     /// exceptions. What lets rows go was said of other rows; and what hurries would end the interval of an earlier process
     /// with each start: a binding looks by itself whether that was written since its last export.
-    async fn grant(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, state: &mut State) {
+    async fn grant(&mut self, it: Inventory<'_>, state: &mut State) {
+        let Inventory { key, object, .. } = it;
         if state.mass_deletion.take(object, ALLOW_MASS_DELETION) == Asked::Since {
-            self.release_mass_deletions(&key.namespace);
+            if it.is_roll_up() {
+                self.release_roll_up(state);
+            } else {
+                self.release_mass_deletions(&key.namespace);
+            }
         }
         if state.bindings.is_empty() {
             return;
@@ -168,39 +223,18 @@ impl Control {
 
     /// Resolves every reference and binds what can be bound. An inventory that cannot export keeps its rows in the
     /// sinks, and has a reason instead.
-    async fn bind_refs(
-        &mut self,
-        key: &InventoryKey,
-        object: &Object<KollectInventorySpec>,
-        state: &mut State,
-    ) -> Result<Vec<Ref>, Failing> {
-        let failing = |reason, message: String| Failing { reason, class: Class::Terminal, message };
-        let refused = match &object.spec {
-            Err(error) => Some(failing(reasons::INVALID_SPEC, error.to_string())),
-            Ok(spec) if spec.suspend => Some(failing(
-                reasons::SUSPENDED,
-                "spec.suspend is true: nothing is exported and the rows stay in every sink".to_owned(),
-            )),
-            Ok(_) => self.name_conflict(key),
-        };
-        // A scope that cannot be read might forbid any of the sinks.
-        let ceiling = self.shelves.ceiling(&key.namespace).map_err(|denial| failing(denial.reason, denial.message));
-        let (spec, ceiling) = match (refused, &object.spec, ceiling) {
-            (None, Ok(spec), Ok(ceiling)) => (spec, ceiling),
-            (Some(refused), ..) | (None, Ok(_), Err(refused)) => {
+    async fn bind_refs(&mut self, it: Inventory<'_>, state: &mut State) -> Result<Vec<Ref>, Unfit> {
+        let (spec, limits, view) = match self.may_export(it, state) {
+            Ok(found) => found,
+            Err(unfit) => {
                 self.unbind(std::mem::take(&mut state.bindings).into_keys()).await;
-                return Err(refused);
+                return Err(unfit);
             }
-            (None, Err(error), _) => return Err(failing(reasons::INVALID_SPEC, error.to_string())),
         };
         let mut refs = Vec::new();
-        for (family, list) in [
-            (Family::Snapshot, &spec.snapshot_sink_refs),
-            (Family::Database, &spec.database_sink_refs),
-            (Family::Event, &spec.event_sink_refs),
-        ] {
+        for (family, list) in spec.refs() {
             for (index, sink) in list.iter().enumerate() {
-                refs.push(self.bind_ref(key, object, (spec, &ceiling), (family, index, sink), state).await);
+                refs.push(self.bind_ref(it, (spec, &limits, &view), (family, index, sink), state).await);
             }
         }
         let named: BTreeSet<&SinkKey> = refs.iter().map(|sink| &sink.sink).collect();
@@ -213,9 +247,42 @@ impl Control {
         Ok(refs)
     }
 
+    /// Decides whether an inventory exports at all, within which limits, and which rows it has.
+    fn may_export<'a>(&self, it: Inventory<'a>, state: &mut State) -> Result<(&'a InventorySpec, Limits, View), Unfit> {
+        let failing = |reason, message| Failing { reason, class: Class::Terminal, message };
+        let spec = it.object.spec.as_ref();
+        let spec = spec.map_err(|error| Unfit::Failing(failing(reasons::INVALID_SPEC, error.to_string())))?;
+        if spec.suspend() {
+            let message = "spec.suspend is true: nothing is exported and the rows stay in every sink";
+            return Err(Unfit::Failing(failing(reasons::SUSPENDED, message.to_owned())));
+        }
+        if let Some(conflict) = self.name_conflict(it) {
+            return Err(Unfit::Failing(conflict));
+        }
+        // A scope that cannot be read might forbid any of the sinks.
+        let limits = self.limits(it, spec);
+        let limits = limits.map_err(|denial| Unfit::Failing(failing(denial.reason, denial.message)))?;
+        Ok((spec, limits, self.choose(it, state)?))
+    }
+
+    fn limits(&self, it: Inventory<'_>, spec: &InventorySpec) -> Result<Limits, Denial> {
+        match spec {
+            InventorySpec::Namespaced(_) => {
+                Ok(Limits { ceiling: self.shelves.ceiling(&it.key.namespace)?, cluster: None })
+            }
+            InventorySpec::Cluster(spec) => {
+                let home = Namespace::new(spec.home_of_sinks());
+                Ok(Limits { ceiling: self.shelves.ceiling(&home)?, cluster: Some(self.shelves.cluster_ceiling()?) })
+            }
+        }
+    }
+
     /// Refuses an inventory whose rows would be those of a cluster inventory (D9): that one wins.
-    fn name_conflict(&self, key: &InventoryKey) -> Option<Failing> {
-        self.shelves.cluster_inventory(key).map(|name| Failing {
+    fn name_conflict(&self, it: Inventory<'_>) -> Option<Failing> {
+        if it.is_roll_up() {
+            return None;
+        }
+        self.shelves.cluster_inventory(it.key).map(|name| Failing {
             reason: reasons::NAME_CONFLICT,
             class: Class::Terminal,
             message: format!(
@@ -226,44 +293,40 @@ impl Control {
 
     async fn bind_ref(
         &self,
-        key: &InventoryKey,
-        object: &Object<KollectInventorySpec>,
-        (spec, limits): (&KollectInventorySpec, &Ceiling),
+        it: Inventory<'_>,
+        (spec, limits, view): (&InventorySpec, &Limits, &View),
         (family, index, sink): (Family, usize, &InventorySinkRef),
         state: &mut State,
     ) -> Ref {
-        let sink_key = SinkKey { family, object: ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str())) };
-        let served = self.shelves.sinks.of(family);
-        let there = served.and_then(|sinks| sinks.get(&sink_key.object)).cloned();
+        let sink_key = spec.sink(&it.key.namespace, family, sink);
+        let there = self.shelves.sinks.get(&sink_key).cloned();
         let sink_spec = there.as_ref().and_then(|there| there.spec.as_ref().ok());
         let asked = interval(sink, sink_spec, spec);
-        let raised = limits.raise(asked);
+        let raised = limits.ceiling.raise(asked);
         let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
-        let unserved = served.is_none() || sink_spec.is_some_and(|spec| !spec.may_hold_rows());
+        let unserved = sink_spec.is_some_and(|spec| !spec.may_hold_rows());
         let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
         let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
-            _ if let Err(denial) = limits.allows_sink(&field, family, &sink_key.object.name) => {
+            _ if let Err(denial) = limits.allows(&field, &sink_key) => {
                 Err(Obstacle::refused(denial.reason, denial.message))
             }
-            _ if served.is_none() => Err(Obstacle::refused(reasons::NOT_SERVED, format!("{field}: not in this build"))),
             None => Err(Obstacle::refused(
                 reasons::SINK_NOT_FOUND,
                 format!(
                     "{field}: there is no {} {:?} in namespace {:?}; create it or remove the reference",
                     Kind::of_family(family).as_str(),
                     sink.name,
-                    key.namespace.as_str()
+                    sink_key.object.namespace.as_str()
                 ),
             )),
             Some(there) => {
-                let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
-                let ceiling = sink.max_export_bytes.or(spec.max_export_bytes);
-                self.bind_sink(binding, object, there, (interval, ceiling), state).await
+                let ceiling = sink.max_export_bytes.or(spec.max_export_bytes());
+                self.bind_sink(it, &sink_key, there, (interval, ceiling, view), state).await
             }
         };
         if let Err(Obstacle::Refused(_)) = &outcome {
-            let binding = BindingKey { inventory: key.clone(), sink: sink_key.clone() };
+            let binding = BindingKey { inventory: it.key.clone(), sink: sink_key.clone() };
             if state.bindings.remove(&binding).is_some() {
                 self.parts.deliveries.unbind(binding).await;
             }
@@ -273,21 +336,24 @@ impl Control {
 
     async fn bind_sink(
         &self,
-        key: BindingKey,
-        inventory: &Object<KollectInventorySpec>,
+        it: Inventory<'_>,
+        sink_key: &SinkKey,
         sink: &SinkObject,
-        (interval, ceiling): (Duration, Option<i64>),
+        (interval, ceiling, view): (Duration, Option<i64>, &View),
         state: &mut State,
     ) -> Result<(), Obstacle> {
+        let inventory = it.object;
+        let key = BindingKey { inventory: it.key.clone(), sink: sink_key.clone() };
         let Resolved { settings, cluster, versions } = self.resolve(&key.sink, sink)?;
-        // Of the interval, what a scope makes of it is in no generation.
+        // What a scope makes of the interval, and what namespaces and targets a selection finds, is in no generation.
         let revision = format!(
-            "{}/{}/{}/{}/{versions}/{}",
+            "{}/{}/{}/{}/{versions}/{}/{}",
             inventory.uid(),
             inventory.generation(),
             sink.uid(),
             sink.generation(),
-            interval.as_millis()
+            interval.as_millis(),
+            state.turns
         );
         if state.bindings.get(&key).is_some_and(|bound| bound.revision == revision) {
             return Ok(());
@@ -295,7 +361,10 @@ impl Control {
         let opened = self.open(&settings)?;
         // Where rows go is on record before the first one goes there (D7): it can then be found again.
         let recorded: KollectInventoryStatus = serde_json::from_value(inventory.status.clone()).unwrap_or_default();
-        let destination = destination(&key, &cluster, &settings, &*opened);
+        let mut destination = destination(&key, &cluster, &settings, &*opened);
+        if it.is_roll_up() {
+            destination.sink_namespace = sink_key.object.namespace.to_string();
+        }
         let leave = sink.spec.as_ref().map_or(Leave::Delete, SinkSpec::leave);
         let way = Way { sink: opened.sink(), leave };
         state.ways.insert((destination.id.clone(), destination.cluster.clone()), way);
@@ -317,6 +386,7 @@ impl Control {
             key: key.clone(),
             sink: opened,
             scope: Arc::new(scope),
+            view: view.clone(),
             interval,
             generation: inventory.generation(),
             max_export_bytes: ceiling.and_then(|bytes| NonZeroU64::new(bytes.unsigned_abs())),
@@ -326,142 +396,6 @@ impl Control {
         state.bindings.insert(key, Bound { revision, destination });
         Ok(())
     }
-
-    fn report_inventory(
-        &mut self,
-        key: &InventoryKey,
-        object: &Object<KollectInventorySpec>,
-        refs: &Result<Vec<Ref>, Failing>,
-        left: &Left,
-        state: &State,
-    ) -> Option<Class> {
-        let table = self.parts.store.existing(&key.namespace);
-        let rows = table.as_ref().map_or(0, |table| table.counts().rows);
-        let whole = table.is_none_or(|table| table.knowledge().whole());
-        self.parts.metrics.inventory_rows.set(i64::try_from(rows).unwrap_or(i64::MAX));
-        let before: KollectInventoryStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
-        let now = Self::now();
-        let generation = object.generation();
-        let views: Vec<SinkView> = refs.iter().flatten().map(|sink| self.view(key, sink)).collect();
-        // Why a part is not known changes without any news of the delivery, and so does that a change waits too long.
-        let awaits = views.iter().any(|view| matches!(view.report.gap, Some(Gap::Awaited(_))));
-        let late = views.iter().filter_map(SinkView::late_in).min();
-        self.look_again((Kind::Inventory, key.clone()), if awaits { Some(LISTING) } else { late });
-        let (mut findings, class) = match refs {
-            Err(failing) => degraded(failing),
-            Ok(_) => findings(&views, rows, whole),
-        };
-        if let (Ok(_), Some(failing)) = (refs, &left.failing)
-            && !findings.iter().any(|finding| finding.type_ == types::DEGRADED)
-        {
-            findings.extend(degraded(failing).0.into_iter().filter(|finding| finding.type_ == types::DEGRADED));
-        }
-        if let Some(message) = self.held_deletion(&key.namespace)
-            && !findings.iter().any(|finding| finding.type_ == types::DEGRADED)
-        {
-            let (type_, status, reason) = (types::DEGRADED, ConditionStatus::True, reasons::MASS_DELETION_HELD);
-            findings.push(Finding { type_, status, reason, message });
-        }
-        if rows >= SHARD_WARNING_ROWS {
-            findings.push(Finding {
-                type_: types::EXPORT_SHARD_WARNING,
-                status: ConditionStatus::True,
-                reason: reasons::APPROACHING_EXPORT_CAP,
-                message: format!("{rows} rows; from {SHARD_WARNING_ROWS} on, more and smaller inventories are advised"),
-            });
-        }
-        let sink_exports = match refs {
-            Err(_) => before.sink_exports.clone(),
-            Ok(_) => views.iter().map(|view| view.export(&before, generation, &now)).collect(),
-        };
-        let last_export_time = sink_exports.iter().filter_map(|export| export.last_export_time.clone()).max();
-        let mut destinations = before.destinations.clone();
-        destinations.retain(|there| !left.done.iter().any(|done| same_place(done, there)));
-        for bound in state.bindings.values() {
-            if !destinations.iter().any(|known| same_place(known, &bound.destination)) {
-                destinations.push(bound.destination.clone());
-            }
-        }
-        // A process that has just started knows less than what the last one reported: that stands until it knows better.
-        let starting = class.is_none() && views.iter().any(|view| matches!(view.state, SinkState::Pending(_)));
-        let conditions = if starting && !before.conditions.is_empty() && before.observed_generation == Some(generation)
-        {
-            before.conditions.clone()
-        } else {
-            merge(&before.conditions, &findings, generation, &now)
-        };
-        let status = KollectInventoryStatus {
-            conditions,
-            observed_generation: Some(generation),
-            item_count: if whole { i64::try_from(rows).unwrap_or(i64::MAX) } else { before.item_count },
-            last_export_time: last_export_time.or_else(|| before.last_export_time.clone()),
-            sink_exports,
-            destinations,
-        };
-        let substance = substance(&status, &views);
-        let status = serde_json::to_value(&status).unwrap_or_default();
-        let patience = self.parts.config.control.status_min_interval;
-        self.report((Kind::Inventory, key.clone()), &object.status, status, substance, patience);
-        class
-    }
-
-    fn view(&self, key: &InventoryKey, sink: &Ref) -> SinkView {
-        let binding = BindingKey { inventory: key.clone(), sink: sink.sink.clone() };
-        let report = self.parts.deliveries.reports().get(&binding).unwrap_or_default();
-        let state = match &sink.outcome {
-            Err(Obstacle::Refused(failing)) => SinkState::Failing(failing.clone()),
-            Err(Obstacle::Wait(why)) => SinkState::Pending((*why).to_owned()),
-            Ok(()) => match report.failure.as_ref().or(report.refused.as_ref()) {
-                Some(failure) => SinkState::Failing(Failing {
-                    reason: failure.reason,
-                    class: failure.class,
-                    message: if report.blocked {
-                        format!("sink circuit breaker open, the destination is probed: {}", failure.message)
-                    } else {
-                        failure.message.clone()
-                    },
-                }),
-                None if report.blocked && !report.lag().is_zero() => SinkState::Failing(Failing {
-                    reason: reasons::EXPORT_FAILED,
-                    class: Class::Transient,
-                    message: "sink circuit breaker open, the destination is probed".to_owned(),
-                }),
-                None if let Some(Gap::Awaited(awaited)) = &report.gap => self.waiting(key, awaited),
-                None if !report.acknowledged => SinkState::Pending(STARTING.to_owned()),
-                None if report.lag() > sink.interval + SYNC_GRACE => SinkState::Late(late(sink.interval)),
-                None if report.debounced => SinkState::Debounced,
-                None => SinkState::Exported,
-            },
-        };
-        let lacks = match &report.gap {
-            Some(Gap::Left(parts)) => Some(self.unknown(&key.namespace, parts)),
-            Some(Gap::Awaited(_)) | None => None,
-        };
-        let raised = sink.raised.as_ref().map(|raised| raised.why.clone());
-        SinkView { name: sink.sink.to_string(), state, report, interval: sink.interval, raised, lacks }
-    }
-
-    /// Says what a document waits for.
-    fn waiting(&self, key: &InventoryKey, awaited: &Awaited) -> SinkState {
-        let lacks = self.unknown(&key.namespace, &awaited.parts);
-        let grace = crate::api::v1alpha1::Duration::from(self.parts.config.collection.unknown_grace);
-        let end = match awaited.until {
-            Some(_) => format!("after {grace} (--unknown-grace) it is written without"),
-            None => "nothing is known yet, and nothing is written before that".to_owned(),
-        };
-        let why = format!("the document waits for the first list of {lacks}; {end}");
-        if awaited.since.elapsed() < LISTING { SinkState::Pending(why) } else { SinkState::Awaiting(why) }
-    }
-}
-
-/// Says that a change waits although its interval is over.
-fn late(interval: Duration) -> String {
-    let interval = crate::api::v1alpha1::Duration::from(interval);
-    format!(
-        "a change has been waiting for more than {} s beyond the interval of {interval}: its delivery, or those of other \
-         inventories to the same destination, take that long",
-        SYNC_GRACE.as_secs()
-    )
 }
 
 /// Returns for how long nothing was written, as far as wall clocks can tell: a write that lies in the future, since a
@@ -471,9 +405,9 @@ fn idle_for(last_write: Timestamp, now: Timestamp) -> Duration {
 }
 
 /// Returns the least time between two writes: the reference says it, else the sink, else the inventory.
-fn interval(sink: &InventorySinkRef, sink_spec: Option<&SinkSpec>, inventory: &KollectInventorySpec) -> Duration {
+fn interval(sink: &InventorySinkRef, sink_spec: Option<&SinkSpec>, inventory: &InventorySpec) -> Duration {
     let own = sink_spec.and_then(|spec| spec.common().export_min_interval);
-    sink.export_min_interval.or(own).unwrap_or(inventory.export_min_interval).get()
+    sink.export_min_interval.or(own).map_or_else(|| inventory.interval(), crate::api::v1alpha1::Duration::get)
 }
 
 /// Returns what is put on record of a place before it is written to.
@@ -499,7 +433,7 @@ fn same_place(one: &Destination, other: &Destination) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::v1alpha1::{KollectDatabaseSinkSpec, KollectSnapshotSinkSpec};
+    use crate::api::v1alpha1::{KollectDatabaseSinkSpec, KollectInventorySpec, KollectSnapshotSinkSpec};
     use serde_json::{Value, json};
 
     #[test]
@@ -518,7 +452,8 @@ mod tests {
                 spec
             };
             let reference = serde_json::from_value(with(json!({"name": "s"}), of_ref)).unwrap();
-            let inventory = serde_json::from_value(with(json!({}), of_inventory)).unwrap();
+            let inventory: KollectInventorySpec = serde_json::from_value(with(json!({}), of_inventory)).unwrap();
+            let inventory = InventorySpec::from(inventory);
             let git: KollectSnapshotSinkSpec = serde_json::from_value(with(json!({"type": "git"}), of_sink)).unwrap();
             let postgres = with(json!({"type": "postgres"}), of_sink);
             let postgres: KollectDatabaseSinkSpec = serde_json::from_value(postgres).unwrap();

@@ -6,7 +6,7 @@ use super::resolve::{Obstacle, Resolved, Settings};
 use crate::api::v1alpha1::sink::{Preview, PreviewPostgres, ProvisioningMode};
 use crate::error::chain;
 use crate::model::Name;
-use crate::sinks::{git, postgres};
+use crate::sinks::{git, object, postgres};
 use crate::validate::ValidatedPostgres;
 
 /// Renders what the sink would write; the time moves only when something else does.
@@ -19,7 +19,7 @@ pub(super) fn render(
     let mut remarks = Vec::new();
     match resolved.as_ref().map(|resolved| &resolved.settings) {
         Ok(Settings::Postgres(config)) => remarks.extend(postgres::remarks(config)),
-        Ok(Settings::Git(_)) => {}
+        Ok(Settings::Git(_) | Settings::Object(_) | Settings::Nats(_)) => {}
         Err(Obstacle::Refused(failing)) => remarks.push(failing.message.clone()),
         Err(Obstacle::Wait(_)) => return before,
     }
@@ -31,6 +31,17 @@ pub(super) fn render(
                 Preview::default()
             });
             (rendered, &sink.warnings)
+        }
+        Checked::Object(sink) => {
+            let rendered = object::preview(sink).unwrap_or_else(|error| {
+                remarks.push(chain(&error));
+                Preview::default()
+            });
+            (rendered, &sink.warnings)
+        }
+        Checked::Nats(sink) => {
+            remarks.push(format!("messages go to subject {} of stream {}", sink.subject, sink.stream));
+            (Preview { provisioning_mode: mode(sink.provisioning), ..Preview::default() }, &sink.warnings)
         }
     };
     let preview = Preview {
@@ -45,13 +56,16 @@ pub(super) fn render(
     Some(Preview { rendered_at: Some(Control::now()), ..preview })
 }
 
+fn mode(provisioning: ProvisioningMode) -> String {
+    match provisioning {
+        ProvisioningMode::Ensure => "ensure".to_owned(),
+        ProvisioningMode::Existing => "existing".to_owned(),
+    }
+}
+
 fn of_postgres(sink: &ValidatedPostgres) -> Preview {
-    let mode = match sink.provisioning {
-        ProvisioningMode::Ensure => "ensure",
-        ProvisioningMode::Existing => "existing",
-    };
     Preview {
-        provisioning_mode: mode.to_owned(),
+        provisioning_mode: mode(sink.provisioning),
         postgres: Some(PreviewPostgres { expected_ddl: postgres::expected_ddl(sink) }),
         ..Preview::default()
     }

@@ -5,6 +5,8 @@
 //! is read beside, and its news queue whoever asked.
 
 mod git;
+mod nats;
+mod object;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,9 +22,11 @@ use crate::error::{Class, Classify, chain};
 use crate::metrics::SinkType;
 use crate::model::{Cluster, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks::git::GitConfig;
+use crate::sinks::nats::NatsConfig;
+use crate::sinks::object::ObjectConfig;
 use crate::sinks::postgres::{PostgresConfig, Provisioning};
 use crate::sinks::{Backend, SinkError, TlsConfig};
-use crate::validate::ValidatedPostgres;
+use crate::validate::{Encoding, ValidatedPostgres};
 
 /// What is said of a binding between its resolution and its first delivery.
 pub(super) const STARTING: &str = "the first delivery is being prepared: Secrets, lists, the destination";
@@ -64,6 +68,8 @@ pub(super) struct Resolved {
 pub(super) enum Settings {
     Postgres(Box<PostgresConfig>),
     Git(Box<GitConfig>),
+    Object(Box<ObjectConfig>),
+    Nats(Box<NatsConfig>),
 }
 
 impl Settings {
@@ -76,6 +82,11 @@ impl Settings {
                 place.state_table = config.state_table.clone().unwrap_or_default();
             }
             Self::Git(config) => place.branch = config.branch.clone().unwrap_or_default(),
+            Self::Object(config) => config.encoding.format().clone_into(&mut place.format),
+            Self::Nats(config) => {
+                place.schema.clone_from(&config.subject);
+                place.table.clone_from(&config.stream);
+            }
         }
     }
 
@@ -91,6 +102,15 @@ impl Settings {
             Self::Git(config) => {
                 config.branch = Some(place.branch.clone());
                 &[SinkType::Git, SinkType::Gitlab]
+            }
+            Self::Object(config) => {
+                config.encoding = Encoding::named(&place.format)?;
+                &[SinkType::S3, SinkType::Gcs]
+            }
+            Self::Nats(config) => {
+                config.subject.clone_from(&place.schema);
+                config.stream.clone_from(&place.table);
+                &[SinkType::Nats]
             }
         };
         types.iter().any(|kind| kind.as_str() == place.type_).then_some(self)
@@ -119,6 +139,8 @@ impl Control {
                 (Settings::Postgres(Box::new(config)), postgres.cluster)
             }
             Checked::Git(git) => (Settings::Git(Box::new(secrets.git(&git, spec.common())?)), git.cluster),
+            Checked::Object(object) => (Settings::Object(Box::new(secrets.object(&object)?)), object.cluster),
+            Checked::Nats(nats) => (Settings::Nats(Box::new(secrets.nats(&nats)?)), nats.cluster),
         };
         Ok(Resolved { settings, cluster, versions: secrets.versions.join(",") })
     }
@@ -129,6 +151,8 @@ impl Control {
         let opened = match settings {
             Settings::Postgres(config) => registry.postgres(config),
             Settings::Git(config) => registry.git(config),
+            Settings::Object(config) => registry.object(config),
+            Settings::Nats(config) => registry.nats(config),
         };
         opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))
     }

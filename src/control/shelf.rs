@@ -70,7 +70,8 @@ impl<S> Object<S> {
 
 impl<S> Object<S> {
     fn read<D: DeserializeOwned + Into<S>>(object: DynamicObject) -> (ObjectKey, Self) {
-        let DynamicObject { metadata, mut data, .. } = object;
+        let DynamicObject { mut metadata, mut data, .. } = object;
+        forget_fields(&mut metadata);
         let key = key_of(&metadata);
         let status = data.get_mut("status").map(Value::take).unwrap_or_default();
         let spec = data.get_mut("spec").map_or_else(|| Value::Object(serde_json::Map::new()), Value::take);
@@ -79,6 +80,18 @@ impl<S> Object<S> {
             .map_err(|error| SpecError::of::<D>(&error, &spec));
         (key, Self { meta: metadata, spec, status })
     }
+}
+
+/// Forgets who wrote which field outside of the metadata: that is several times as large as the object, and nobody asks.
+fn forget_fields(meta: &mut ObjectMeta) {
+    let Some(entries) = &mut meta.managed_fields else { return };
+    entries.retain_mut(|entry| {
+        let fields = entry.fields_v1.as_mut().and_then(|fields| fields.0.as_object_mut());
+        fields.is_some_and(|fields| {
+            fields.retain(|name, _| name == "f:metadata");
+            !fields.is_empty()
+        })
+    });
 }
 
 /// Returns namespace and name; the namespace of a cluster-scoped object is empty.
@@ -310,6 +323,19 @@ mod tests {
         assert!(scope.starts_with("spec.minExportInterval: invalid duration \"soon\""), "{scope}");
         let two = said::<KollectClusterScopeSpec>(&json!({"deniedNamespaces": 1, "minExportInterval": "soon"}));
         assert!(two.starts_with("spec: invalid type"), "{two}");
+    }
+
+    #[test]
+    fn of_who_wrote_what_only_the_metadata_is_kept() {
+        let entry = |fields: Value| json!({"manager": "m", "operation": "Update", "fieldsV1": fields});
+        let annotations = json!({"f:annotations": {"f:a": {}}});
+        let object = json!({"metadata": {"name": "a", "managedFields": [
+            entry(json!({"f:metadata": annotations, "f:spec": {"f:x": {}}})),
+            entry(json!({"f:status": {"f:x": {}}})),
+        ]}});
+        let (_, object) = Object::<Value>::read::<Value>(serde_json::from_value(object).unwrap());
+        let kept = serde_json::to_value(&object.meta.managed_fields).unwrap();
+        assert_eq!(kept, json!([entry(json!({"f:metadata": annotations}))]));
     }
 
     #[test]

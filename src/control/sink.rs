@@ -355,7 +355,7 @@ fn findings(object: &SinkObject, standing: &Standing) -> Vec<Finding> {
     {
         let what = match spec {
             SinkSpec::Snapshot(_) => "certificate or host key",
-            SinkSpec::Database(_) => "certificate",
+            SinkSpec::Database(_) | SinkSpec::Event(_) => "certificate",
         };
         let message = format!("spec.tls.insecureSkipVerify is true: the server's {what} is not checked; remove it");
         let (type_, reason) = (types::TLS_INSECURE, reasons::INSECURE_SKIP_VERIFY);

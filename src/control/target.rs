@@ -6,7 +6,9 @@ mod brake;
 pub(super) mod cluster;
 mod filter;
 mod limits;
+mod remarks;
 mod room;
+mod secrets;
 mod unknown;
 
 use std::collections::BTreeMap;
@@ -28,7 +30,7 @@ use crate::api::v1alpha1::conditions::{ConditionStatus, Finding, merge, reasons,
 use crate::api::v1alpha1::{Kind, KollectProfileSpec, KollectTargetSpec, KollectTargetStatus};
 use crate::error::Class;
 use crate::extract::{AttributeError, Extractor};
-use crate::model::{Family, Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
+use crate::model::{Gvk, Name, Namespace, ObjectKey, Origin, SinkKey, TargetKey};
 use crate::store::{Coverage, Store, TargetCounts};
 use crate::validate::{self, NamespaceFilter, SecretContent, ValidatedTarget};
 use crate::watch::{Consent, Filter, Interest, Presence, Problem, Program, Resource, Scope, Terms};
@@ -43,7 +45,7 @@ const NAMED: usize = 5;
 pub(super) struct State {
     checked: Option<Checked>,
     compiled: Option<Compiled>,
-    /// Filters of the target that have no effect.
+    /// What of target and profile has no effect.
     remarks: String,
     absence: Absence,
     room: Room,
@@ -85,6 +87,8 @@ struct Compiled {
     profile: (String, i64, SecretContent),
     filter: Filter,
     program: Arc<Program>,
+    /// What the profile does not do.
+    remarks: Vec<String>,
 }
 
 /// Why a target does not collect.
@@ -128,6 +132,8 @@ struct Resolved {
     resource: Resource,
     program: Arc<Program>,
     namespaces: Chosen,
+    /// What has no effect, or not the one that it seems to have.
+    remarks: Vec<String>,
 }
 
 /// The namespaces of a target.
@@ -149,6 +155,7 @@ impl Control {
             self.forget(&(Kind::Target, key.clone()));
             return None;
         };
+        self.free((Kind::Target, key.clone()), &object.meta);
         let mut state = self.targets.remove(key).unwrap_or_default();
         let resolved = self.resolve_target(key, &object, &mut state);
         let namespaces = resolved.as_ref().map(|resolved| resolved.namespaces.clone()).unwrap_or_default();
@@ -203,8 +210,9 @@ impl Control {
             let message = "spec.suspend is true: nothing is collected and the rows are removed";
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
+        let profile_key = ObjectKey::new(key.namespace.clone(), Name::new(spec.profile_ref.as_str()));
+        secrets::consented(&self.shelves, &profile_key)?;
         let target = filter::checked(object, spec, state)?;
-        let profile_key = ObjectKey::new(key.namespace.clone(), target.profile().clone());
         let profile = self.profile(&profile_key, &mut state.absence)?;
         let limits = Limits::of(&self.shelves, key, spec, profile.spec.as_ref().ok())?;
         let (gvk, program) = self.compile(&spec.profile_ref, profile, &target, &mut state.compiled)?;
@@ -216,7 +224,8 @@ impl Control {
         };
         limits.allow(key, spec, &matched)?;
         let effective = matched.clone();
-        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } })
+        let remarks = remarks::of(&target, &gvk, resource.scope, state.compiled.as_ref());
+        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective }, remarks })
     }
 
     /// Finds the profile of a target.
@@ -284,27 +293,33 @@ impl Control {
             let line = |error: &AttributeError| format!("spec.attributes[{}].path: {error}", error.index);
             invalid(errors.iter().map(line).collect::<Vec<_>>().join("; "))
         })?;
+        let remarks = remarks::of_profile(name, &validated, extractor.left_out());
         let program = Arc::new(Program::new(filter.clone(), extractor));
-        *compiled = Some(Compiled { profile: version, filter, program: program.clone() });
+        *compiled = Some(Compiled { profile: version, filter, program: program.clone(), remarks });
         Ok((validated.gvk().clone(), program))
     }
 
     /// Returns the namespaces of the cluster that a target asks for, with what each says about being watched.
     fn matched(&self, filter: &NamespaceFilter) -> BTreeMap<Namespace, Consent> {
-        let defaults = &self.parts.config.collection;
-        let set = |names: &[String]| names.iter().map(|name| Namespace::new(name.as_str())).collect();
-        let (included, excluded) =
-            (set(&defaults.default_included_namespaces), set(&defaults.default_excluded_namespaces));
-        let filter = filter.clone().with_defaults(&included, &excluded);
+        let filter = self.asked_for(filter);
         let all = self.shelves.namespaces.iter();
         let matching = all.filter(|(name, facts)| filter.matches(name, &facts.labels));
         matching.map(|(name, facts)| (name.clone(), facts.consent)).collect()
     }
 
+    /// Adds the defaults of the operator to what a target asks for.
+    pub(super) fn asked_for(&self, filter: &NamespaceFilter) -> NamespaceFilter {
+        let defaults = &self.parts.config.collection;
+        let set = |names: &[String]| names.iter().map(|name| Namespace::new(name.as_str())).collect();
+        let (included, excluded) =
+            (set(&defaults.default_included_namespaces), set(&defaults.default_excluded_namespaces));
+        filter.clone().with_defaults(&included, &excluded)
+    }
+
     /// Tells store and streams what the target wants.
     fn collect(&self, key: &TargetKey, resolved: Resolved, state: &mut State) {
-        let Resolved { target, gvk, resource, program, namespaces: Chosen { effective, .. } } = resolved;
-        state.remarks = filter::remarks(&target, &gvk, resource.scope);
+        let Resolved { target, gvk, resource, program, namespaces: Chosen { effective, .. }, remarks } = resolved;
+        state.remarks = remarks.join("; ");
         let terms = self.terms(&target, &resource, &effective);
         state.interest = Some(self.register(key, gvk, Arc::new(resource), program, terms));
         state.dropped = false;
@@ -398,7 +413,7 @@ impl Control {
             effective_namespaces: names(&namespaces.effective),
             active_resource_rules: if refusal.is_none() { i64::try_from(rules).unwrap_or(i64::MAX) } else { 0 },
         };
-        let substance = substance(&status, &counts);
+        let substance = substance(&status, &counts, &state.remarks);
         let status = serde_json::to_value(&status).unwrap_or_default();
         state.reported = counts;
         let patience = self.parts.config.control.count_resync;
@@ -432,9 +447,8 @@ fn sinks_of(shelves: &Shelves, key: &TargetKey) -> Sinks {
     let mut found = Sinks::None;
     for (_, inventory) in shelves.inventories.within(&key.namespace) {
         let Ok(spec) = &inventory.spec else { continue };
-        let snapshots = spec.snapshot_sink_refs.iter().map(|sink| (Family::Snapshot, sink));
-        let databases = spec.database_sink_refs.iter().map(|sink| (Family::Database, sink));
-        for (family, sink) in snapshots.chain(databases) {
+        let all = spec.refs().into_iter();
+        for (family, sink) in all.flat_map(|(family, list)| list.iter().map(move |sink| (family, sink))) {
             let object = ObjectKey::new(key.namespace.clone(), Name::new(sink.name.as_str()));
             if shelves.sinks.get(&SinkKey { family, object }).is_none() {
                 return Sinks::Missing(format!("{} {:?}", Kind::of_family(family).as_str(), sink.name));
@@ -502,13 +516,13 @@ fn findings(object: &Object<KollectTargetSpec>, view: &View<'_>) -> (Vec<Finding
 }
 
 /// Returns the status without what only counts.
-fn substance(status: &KollectTargetStatus, counts: &TargetCounts) -> Value {
+fn substance(status: &KollectTargetStatus, counts: &TargetCounts, remarks: &str) -> Value {
     let mut status = status.clone();
     status.collected_count = None;
     status.collected_count_updated_at = None;
     for condition in &mut status.conditions {
         if condition.reason == reasons::COLLECTING {
-            condition.message = format!("{} {}", counts.whole, counts.unknown.len());
+            condition.message = format!("{} {} {remarks}", counts.whole, counts.unknown.len());
         }
         if condition.reason == reasons::STORE_BUDGET_EXCEEDED {
             condition.message = some(counts.over_budget.iter());
@@ -519,7 +533,12 @@ fn substance(status: &KollectTargetStatus, counts: &TargetCounts) -> Value {
 
 /// Names the first few and counts the rest.
 fn some<'a>(names: impl Iterator<Item = &'a Namespace>) -> String {
-    let names: Vec<&str> = names.map(Namespace::as_str).collect();
+    some_names(names.map(Namespace::as_str))
+}
+
+/// Names the first few and counts the rest.
+pub(super) fn some_names<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    let names: Vec<&str> = names.collect();
     let (first, rest) = names.split_at(names.len().min(NAMED));
     let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
     format!("{}{more}", first.join(", "))

@@ -10,6 +10,7 @@ use super::report::{Departure, Reports};
 use crate::export::Scope;
 use crate::model::{BindingKey, Cluster, InventoryKey, SinkKey};
 use crate::sinks::{Backend, Leave, Sink};
+use crate::store::View;
 
 /// Commands that may wait. The sender waits when it is full.
 const MAX_COMMANDS: usize = 1024;
@@ -21,8 +22,10 @@ pub struct Binding {
     pub key: BindingKey,
     /// Where to.
     pub sink: Backend,
-    /// Whose rows.
+    /// Under whose name.
     pub scope: Arc<Scope>,
+    /// Which rows: that does not follow from the name, for a namespace may be called `cluster`.
+    pub view: View,
     /// Minimum time between two writes.
     pub interval: Duration,
     /// `metadata.generation` of the inventory.

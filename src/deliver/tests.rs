@@ -91,6 +91,7 @@ impl Bench {
             key,
             sink,
             scope: Arc::new(scope()),
+            view: View::Namespace(object("apps").namespace),
             interval,
             generation: 1,
             max_export_bytes: NonZeroU64::new(MAX_ROW as u64),

@@ -89,7 +89,7 @@ impl Deliverer {
     /// Warns again of the inventories that are large.
     pub(super) fn remind(&self) {
         for (key, bound) in &self.bindings {
-            limits::warn(&self.metrics, key, bound.reader.table().counts());
+            limits::warn(&self.metrics, key, bound.reader.counts());
         }
     }
 }

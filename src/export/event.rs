@@ -184,11 +184,13 @@ pub struct Message {
 }
 
 impl Message {
-    /// Returns what tells this sending from every other: a hash over key, epoch and number. A value that comes back is
-    /// another sending; the same sending twice is one.
+    /// Returns what tells this sending from every other: a hash over inventory, key, epoch and number, for snapshots of two
+    /// inventories may have one key. A value that comes back is another sending; the same sending twice is one.
     pub fn id(&self) -> String {
         let Sequence { epoch, n } = self.header.sequence;
-        let id = crate::canonical::fingerprint(&[self.key.as_bytes(), &epoch.to_be_bytes(), &n.to_be_bytes()]);
+        let inventory = self.header.stream.key();
+        let parts = [inventory.as_bytes(), self.key.as_bytes(), &epoch.to_be_bytes(), &n.to_be_bytes()];
+        let id = crate::canonical::fingerprint(&parts);
         id.0.iter().fold(String::with_capacity(32), |mut text, byte| {
             let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")); // a String takes everything
             text

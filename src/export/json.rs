@@ -108,7 +108,7 @@ impl Tape {
     }
 
     /// Returns the place of the value of a key of a map.
-    pub(super) fn find(&self, json: &[u8], map: usize, key: &str) -> Option<usize> {
+    pub(crate) fn find(&self, json: &[u8], map: usize, key: &str) -> Option<usize> {
         if self.node(map).kind != Kind::Map {
             return None;
         }

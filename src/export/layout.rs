@@ -34,7 +34,7 @@ pub use content::Scratch;
 pub use origin::Trace;
 pub use path::Examples;
 pub use template::TemplateError;
-pub use whole::Rendered;
+pub use whole::{Parts, Rendered};
 
 use template::{Slot, Template};
 

@@ -48,6 +48,8 @@ const LARGE_STACK_BYTES: usize = 64 * 1024 * 1024;
 /// A compiled CEL expression.
 pub struct Expression {
     root: IdedExpr,
+    /// What was compiled.
+    source: Box<str>,
     references: Vec<Reference>,
     /// Keys that the result may have been picked by.
     last_keys: Vec<String>,
@@ -110,7 +112,7 @@ impl Expression {
             parser.parse_with_source_info(source).map_err(|errors| check::parse_error(source, &errors))?;
         let checked = check::check(tree, &info)?;
         let check::Checked { root, references, last_keys, keys, depth } = checked;
-        Ok(Self { root, references, last_keys, keys, shape, depth })
+        Ok(Self { root, source: source.into(), references, last_keys, keys, shape, depth })
     }
 
     pub(super) fn prefixes(&self, prefixes: &mut Prefixes) {
@@ -148,6 +150,7 @@ impl Expression {
 
     fn evaluate_here<'v, 'a>(&'v self, root: &'v Value<'a>, hiding: Hiding<'v>) -> Result<Found<'v, 'a>, EvalError> {
         let scope = Scope {
+            source: &self.source,
             references: &self.references,
             root,
             hiding,
@@ -191,6 +194,7 @@ fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Option<T> {
 
 /// What an expression sees while it runs.
 struct Scope<'v> {
+    source: &'v str,
     references: &'v [Reference],
     root: &'v Value<'v>,
     hiding: Hiding<'v>,
@@ -239,8 +243,18 @@ impl<'v> Scope<'v> {
         Ok(value)
     }
 
-    /// Puts an interpreter's error into words that hold no values of the object.
+    /// Puts an interpreter's error into words that hold no values of the object. A missing key is named if the expression
+    /// names it; else it was made of values.
     fn explain(&self, error: &ExecutionError) -> EvalError {
+        match self.cause(error) {
+            EvalError::NoSuchKey(key) if !self.source.contains(&key) => {
+                EvalError::NoSuchKey("one that is computed".to_owned())
+            }
+            cause => cause,
+        }
+    }
+
+    fn cause(&self, error: &ExecutionError) -> EvalError {
         let ExecutionError::UndeclaredReference(name) = error else { return convert::explain(error) };
         let Some(reference) = self.reference(name) else { return convert::explain(error) };
         match self.walk(&reference.path) {

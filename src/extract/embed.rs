@@ -1,8 +1,8 @@
 //! The copy of an object that a row embeds (`export.mode: Resource`): chosen sections, pruned and redacted.
 //!
 //! Nothing is copied before it is written: what is taken out is a trie that goes along with the object, so that an object
-//! costs what is left of it. The content of a core `Secret` is never in a copy, nor is the annotation in which `kubectl`
-//! repeats it.
+//! costs what is left of it. The content of a core `Secret` is never in a copy, nor are the annotations in which tools
+//! repeat it.
 
 use super::scrub::Writer;
 use super::secrets;
@@ -71,7 +71,7 @@ impl Embed {
     pub(super) fn new(embedding: &Embedding, content: SecretContent) -> Self {
         let mut cut = Cut::default();
         if content != SecretContent::Unknown {
-            for keys in secrets::CONTENT {
+            for keys in secrets::CONTENT.iter().chain(&secrets::COPIES) {
                 cut.insert(keys.iter().copied(), Fate::Withheld);
             }
         }

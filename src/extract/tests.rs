@@ -38,6 +38,12 @@ const POD: &str = r#"{"metadata":{"name":"web"},"spec":{"password":"hunter2","po
     "auth":{"user":"u"},"tls":{"key":"k","cert":"c"},"hosts":["a","b"],
     "env":[{"name":"DB_PASSWORD","value":"x"},{"name":"HOST","value":"h"},{"name":"EMPTY"}]}}"#;
 
+/// So many cases, or more where `PROPTEST_CASES` asks for them.
+fn cases(least: u32) -> proptest::test_runner::Config {
+    let config = proptest::test_runner::Config::default();
+    proptest::test_runner::Config { cases: config.cases.max(least), ..config }
+}
+
 const HIDDEN: &str = r#"{"reason":"sensitive-key","redacted":true}"#;
 
 #[test]
@@ -270,7 +276,7 @@ mod random {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(10_000))]
+        #![proptest_config(cases(10_000))]
 
         #[test]
         fn no_path_shows_what_is_under_a_sensitive_key(path in any_path(), object in any_object()) {

@@ -4,7 +4,8 @@
 //! server at that moment, so that nothing is judged by what was: a manifest that was applied a moment before counts. A
 //! review that cannot look something up is a refusal, for a scope that nobody can read must not open what it closes.
 //!
-//! Bodies, reviews at the same time and the time of each are limited; one that comes too late is refused by the API server.
+//! Bodies, reviews at the same time and the time of each are limited. Whoever finds no place, or takes too long, gets an
+//! error of HTTP and no verdict: what becomes of the object is then for the `failurePolicy` of the registration to say.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,8 +18,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, timeout};
 
 use self::lookup::{Lookup, LookupError};
 use crate::admission::{self, Decision, Review, Settings};
@@ -32,8 +33,12 @@ mod lookup;
 
 /// The longest body: an object and what it was, each as large as an API server stores, with some room.
 const MAX_BODY_BYTES: usize = 4 << 20;
-/// Reviews at the same time; others wait within their deadline.
+/// Reviews at the same time; one takes milliseconds, unless the API server is slow to answer its questions.
 const REVIEWS: usize = 8;
+/// So long another one waits for its turn. Then it is told that there is none, while the API server still listens.
+const TURN: Duration = Duration::from_secs(2);
+/// So long a body may take: the API server has all of it before it calls.
+const BODY: Duration = Duration::from_secs(2);
 /// One review, its body and its turn included: less than the 10 s for which the API server waits.
 const DEADLINE: Duration = Duration::from_secs(8);
 
@@ -64,40 +69,57 @@ struct AdmissionRequest {
 pub struct Reviewer {
     lookup: Lookup,
     settings: Settings,
-    turns: Semaphore,
+    metrics: Arc<Metrics>,
+    turns: Arc<Semaphore>,
 }
 
 impl Reviewer {
     /// Makes a reviewer that asks through this client.
     pub fn new(client: kube::Client, settings: Settings, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { lookup: Lookup::new(client, metrics), settings, turns: Semaphore::new(REVIEWS) })
+        for kind in Kind::ALL {
+            metrics.reviews(&path(kind));
+        }
+        let (lookup, turns) = (Lookup::new(client, metrics.clone()), Arc::new(Semaphore::new(REVIEWS)));
+        Arc::new(Self { lookup, settings, metrics, turns })
     }
 
     async fn answer(&self, kind: Kind, body: Body) -> Response {
-        // The deadline covers a body that does not come and a turn that does not either.
-        match timeout(DEADLINE, self.review(kind, body)).await {
+        let started = Instant::now();
+        let response = match timeout(DEADLINE, self.review(kind, body)).await {
             Ok(response) => response,
-            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the review took too long").into_response(),
-        }
+            Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "the review took too long, try again").into_response(),
+        };
+        self.metrics.reviewed(&path(kind), response.status().as_u16(), started.elapsed());
+        response
     }
 
     async fn review(&self, kind: Kind, body: Body) -> Response {
-        let Ok(_turn) = self.turns.acquire().await else {
-            return (StatusCode::SERVICE_UNAVAILABLE, "stopping").into_response();
+        let Ok(Ok(turn)) = timeout(TURN, self.turns.clone().acquire_owned()).await else {
+            let busy = format!("{REVIEWS} other reviews are under way, try again in a moment");
+            return (StatusCode::SERVICE_UNAVAILABLE, busy).into_response();
         };
-        let Ok(body) = to_bytes(body, MAX_BODY_BYTES).await else {
-            return (StatusCode::PAYLOAD_TOO_LARGE, "the review is too large, or was cut off").into_response();
+        let body = match timeout(BODY, to_bytes(body, MAX_BODY_BYTES)).await {
+            Ok(Ok(body)) => body,
+            Ok(Err(_)) => {
+                return (StatusCode::PAYLOAD_TOO_LARGE, "the review is too large, or was cut off").into_response();
+            }
+            Err(_) => return (StatusCode::REQUEST_TIMEOUT, "the review did not arrive in time").into_response(),
         };
         match serde_json::from_slice::<AdmissionReview>(&body) {
             Ok(AdmissionReview { request }) => {
                 let uid = request.uid.clone();
-                verdict(&uid, self.decide(kind, request).await)
+                verdict(&uid, self.decide(kind, request, turn).await)
             }
             Err(error) => (StatusCode::BAD_REQUEST, format!("not an AdmissionReview: {error}")).into_response(),
         }
     }
 
-    async fn decide(&self, kind: Kind, request: AdmissionRequest) -> Result<Decision, LookupError> {
+    async fn decide(
+        &self,
+        kind: Kind,
+        request: AdmissionRequest,
+        turn: OwnedSemaphorePermit,
+    ) -> Result<Decision, LookupError> {
         // Nothing else is asked for; whoever asks all the same is not held up.
         if !matches!(request.operation.as_str(), "CREATE" | "UPDATE") || !request.sub_resource.is_empty() {
             return Ok(Decision::Allowed(Vec::new()));
@@ -112,6 +134,8 @@ impl Reviewer {
         };
         let (settings, object) = (self.settings, request.object);
         let decided = tokio::task::spawn_blocking(move || {
+            // Whether or not anybody waits for it: what is being compiled takes a place until it is done.
+            let _turn = turn;
             let review = Review { kind, key: &key, object: &object, old: old.as_ref() };
             admission::review(&review, &settings, &around)
         });

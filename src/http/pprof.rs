@@ -114,7 +114,9 @@ async fn heap() -> Result<Response, PprofError> {
     let profile = spawn_blocking(|| {
         let control = PROF_CTL.as_ref().ok_or(PprofError::HeapOff)?;
         let mut control = control.try_lock().map_err(|_| PprofError::HeapBusy)?;
-        control.dump_pprof().map_err(|error| PprofError::Heap(error.into()))
+        let profile = control.dump_pprof().map_err(|error| PprofError::Heap(error.into()));
+        forget_names();
+        profile
     });
     Ok(download("heap", profile.await??))
 }
@@ -150,7 +152,15 @@ fn encode(samples: Samples) -> Vec<u8> {
         addrs.reverse();
         profile.push_stack(WeightedStack { addrs, weight: (count * sampler::PERIOD).as_nanos() as f64 }, None);
     }
-    profile.to_pprof(("cpu", "nanoseconds"), ("cpu", "nanoseconds"), None)
+    let encoded = profile.to_pprof(("cpu", "nanoseconds"), ("cpu", "nanoseconds"), None);
+    forget_names();
+    encoded
+}
+
+/// Lets go of what was read of the program for the names. It would stay for the next profile, which hardly ever comes, and
+/// a pod with a small limit would be nearer to its end from the first one on.
+fn forget_names() {
+    backtrace::clear_symbol_cache();
 }
 
 fn download(name: &str, profile: Vec<u8>) -> Response {

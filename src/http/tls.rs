@@ -7,6 +7,8 @@
 //! Nobody holds up the others: handshakes run beside the listener, a limited number for a limited time, and a connection on
 //! which nothing moves is closed.
 
+mod expiry;
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
@@ -33,9 +35,10 @@ use tokio::time::{Instant, MissedTickBehavior, Sleep, interval_at, sleep, timeou
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use self::expiry::Expiry;
 use crate::config::ServingPair;
 use crate::error::chain;
-use crate::metrics::{Metrics, Queue, Reading, Sizes};
+use crate::metrics::{Metrics, Queue, Reading, Sizes, TlsServer};
 
 /// How often the files of the pair are looked at. The kubelet takes up to a minute to bring a renewed Secret there.
 const RENEWAL: Duration = Duration::from_secs(5);
@@ -94,6 +97,8 @@ pub struct Serving {
     current: Arc<Current>,
     config: Arc<ServerConfig>,
     files: Option<Files>,
+    /// For as long as it is held, the metrics show when the certificate ends.
+    _expiry: Option<Arc<Expiry>>,
 }
 
 /// Puts another pair in the place of the one that a server uses.
@@ -142,7 +147,15 @@ impl Serving {
             .with_no_client_auth()
             .with_cert_resolver(current.clone());
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { current, config: Arc::new(config), files })
+        Ok(Self { current, config: Arc::new(config), files, _expiry: None })
+    }
+
+    /// Shows in the metrics when the certificate of this server ends.
+    #[must_use]
+    pub fn shown(self, server: TlsServer, metrics: &Metrics) -> Self {
+        let expiry = Arc::new(Expiry { server, current: self.current.clone() });
+        metrics.read_from(&expiry);
+        Self { _expiry: Some(expiry), ..self }
     }
 
     /// Returns the way to exchange the pair of a server that does not read it from files.

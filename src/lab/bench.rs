@@ -3,11 +3,14 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
-//! `copy` and `git` have neither objects nor an operator.
+//! `copy`, `git` and `object` have neither objects nor an operator.
 
+mod cluster_target;
 mod copy;
 mod freshness;
 mod git;
+mod memory;
+mod object;
 mod report;
 mod stage;
 
@@ -52,10 +55,16 @@ pub enum Name {
     Churn,
     /// Killed and started again, nothing changed; the only one with a repository beside the table.
     Restart,
+    /// What a row takes at rest, and the peak while everything is listed again.
+    Memory,
+    /// From the creation of a cluster target over all namespaces until its rows are in the store.
+    ClusterTarget,
     /// The PostgreSQL sink alone: a first delivery beside `psql \copy`, and deltas.
     Copy,
     /// The git sink alone: a first push beside `git fast-import`, and deltas beside the git command line.
     Git,
+    /// The object store sink alone: one Parquet file beside pyarrow.
+    Object,
     /// From the API server's answer to the commit in PostgreSQL, for many changes per second without an interval.
     Freshness,
 }
@@ -67,8 +76,11 @@ impl Name {
             Self::Idle => "idle",
             Self::Churn => "churn",
             Self::Restart => "restart",
+            Self::Memory => "memory",
+            Self::ClusterTarget => "cluster-target",
             Self::Copy => "copy",
             Self::Git => "git",
+            Self::Object => "object",
             Self::Freshness => "freshness",
         }
     }
@@ -106,6 +118,7 @@ impl Bench {
         match self.name {
             Name::Copy => return copy::run(self).await,
             Name::Git => return git::run(self).await,
+            Name::Object => return object::run(self).await,
             _ => {}
         }
         if self.name == Name::Freshness {
@@ -125,10 +138,14 @@ impl Bench {
                 Name::Idle => idle(&mut stage).await,
                 Name::Churn => churn(&mut stage).await,
                 Name::Restart => restart(&mut stage).await,
+                Name::Memory => memory::run(self.rows, &mut stage).await,
+                Name::ClusterTarget => cluster_target::run(self, &mut stage).await,
                 Name::Freshness => freshness::run(self, &mut stage).await,
-                Name::Copy | Name::Git => bail!("it has no stage"),
+                Name::Copy | Name::Git | Name::Object => bail!("it has no stage"),
             };
             let values = match values {
+                // It has no sink.
+                Ok(values) if self.name == Name::ClusterTarget => Ok(values),
                 Ok(values) => stage.check_rows().await.map(|()| values),
                 Err(error) => Err(error),
             };
@@ -142,7 +159,7 @@ impl Bench {
             ("bench", json!(self.name.as_str())),
             ("rows", json!(self.rows)),
             ("namespaces", json!(self.namespaces)),
-            ("targets", json!(self.targets)),
+            ("targets", json!(if self.name == Name::ClusterTarget { 1 } else { self.targets })),
             ("memory_limit_mib", json!(self.memory_limit_mib)),
         ]))
     }

@@ -242,6 +242,13 @@ impl Process {
         status_mib(self.pid(), "VmHWM:")
     }
 
+    /// Has the kernel forget the peak: [`Self::peak_rss_mib`] is the highest since then.
+    pub fn forget_peak_rss(&self) -> Result<()> {
+        // 5 in this file is just that; see proc(5).
+        std::fs::write(format!("/proc/{}/clear_refs", self.pid()), "5")
+            .context("failed to reset the peak of the memory")
+    }
+
     /// Returns its resident memory now, in MiB.
     pub fn rss_mib(&self) -> Result<f64> {
         status_mib(self.pid(), "VmRSS:")

@@ -10,6 +10,9 @@ const POSTGRES_BIN: &str = "/usr/lib/postgresql/15/bin";
 /// Where the distribution puts the SSH server, which wants to be called by its whole path.
 const SSHD: &str = "/usr/sbin/sshd";
 
+/// Programs that are built as they are published.
+const PROGRAMS: &str = include_str!("../../hack/envtest/programs");
+
 /// A program that is built from its Go module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tool {
@@ -23,6 +26,14 @@ pub enum Tool {
     Kubectl,
     /// Installs charts.
     Helm,
+    /// S3 over a folder.
+    VersityGw,
+    /// Google Cloud Storage in memory.
+    FakeGcsServer,
+    /// The server of NATS.
+    NatsServer,
+    /// Its command line client.
+    Nats,
 }
 
 impl Tool {
@@ -33,6 +44,10 @@ impl Tool {
             Self::KubeControllerManager => "kube-controller-manager",
             Self::Kubectl => "kubectl",
             Self::Helm => "helm",
+            Self::VersityGw => "versitygw",
+            Self::FakeGcsServer => "fake-gcs-server",
+            Self::NatsServer => "nats-server",
+            Self::Nats => "nats",
         }
     }
 
@@ -40,7 +55,11 @@ impl Tool {
     pub fn version(self) -> Result<&'static str> {
         let (file, before) = match self {
             Self::Etcd => (include_str!("../../hack/envtest/etcd/go.mod"), "go.etcd.io/etcd/server/v3"),
-            Self::Helm => (include_str!("../../hack/envtest/programs"), "helm helm.sh/helm/v3/cmd/helm"),
+            Self::Helm => (PROGRAMS, "helm helm.sh/helm/v3/cmd/helm"),
+            Self::VersityGw => (PROGRAMS, "versitygw github.com/versity/versitygw/cmd/versitygw"),
+            Self::FakeGcsServer => (PROGRAMS, "fake-gcs-server github.com/fsouza/fake-gcs-server"),
+            Self::NatsServer => (PROGRAMS, "nats-server github.com/nats-io/nats-server/v2"),
+            Self::Nats => (PROGRAMS, "nats github.com/nats-io/natscli/nats"),
             _ => (include_str!("../../hack/envtest/go.mod"), "k8s.io/kubernetes"),
         };
         file.lines()
@@ -102,6 +121,18 @@ pub fn python() -> Result<PathBuf> {
     Ok(dir.join("bin/python"))
 }
 
+/// Returns the Python that reads Parquet, in the versions of `hack/lib/parquet.txt`.
+pub fn python_parquet() -> Result<PathBuf> {
+    let requirements = include_str!("../../hack/lib/parquet.txt");
+    let version = requirements.lines().find_map(|line| line.strip_prefix("pyarrow=="));
+    let version = version.context("hack/lib/parquet.txt names no version of pyarrow")?;
+    let dir = cache_dir()?.join(format!("tools/python-parquet-{version}"));
+    if !dir.join("installed").exists() {
+        bail!("pyarrow {version} is not installed: run hack/lib/tools.sh parquet (looked for {})", dir.display());
+    }
+    Ok(dir.join("bin/python"))
+}
+
 /// Returns the directory for what is costly to make and safe to delete.
 #[expect(clippy::disallowed_methods, reason = "the lab is no part of the operator whose environment config reads")]
 pub fn cache_dir() -> Result<PathBuf> {
@@ -126,5 +157,7 @@ mod tests {
         assert!(Tool::KubeApiserver.version().unwrap().starts_with("v1.34."));
         assert!(Tool::Etcd.version().unwrap().starts_with("v3.6."));
         assert!(Tool::Helm.version().unwrap().starts_with("v3.19."));
+        assert!(Tool::NatsServer.version().unwrap().starts_with("v2.12."));
+        assert!(Tool::Nats.version().is_ok());
     }
 }

@@ -6,8 +6,8 @@
 //! keeps beside them and shows; no key is there twice; somebody still watches; nobody commits more often than allowed.
 //! Nothing is written anywhere.
 //!
-//! The filters are read again from the targets, by other code than the operator's. What narrows a target from outside (a
-//! `KollectScope`, flags of the operator, the label `kollect.dev/watch`) is not looked at.
+//! The filters are read again from the targets, by other code than the operator's, and so are the scopes of their
+//! namespaces. What else narrows a target from outside (flags of the operator, the label `kollect.dev/watch`) is not looked at.
 //!
 //! What is compared has to be at rest. While objects change, or a change waits for its interval, numbers differ and the
 //! verdict says so; whoever wants to know asks again.
@@ -15,6 +15,7 @@
 mod cluster;
 mod item;
 mod repository;
+mod scope;
 mod table;
 
 use std::collections::{BTreeMap, HashMap};

@@ -26,6 +26,16 @@ macro_rules! labels {
 }
 
 labels! {
+    /// A server of ours that speaks TLS.
+    TlsServer {
+        /// The metrics.
+        Metrics = "metrics",
+        /// The webhooks.
+        Webhooks = "webhooks",
+    }
+}
+
+labels! {
     /// What reconciles a kind of ours: the lower-case kind.
     Controller {
         /// `KollectTarget`.

@@ -12,6 +12,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Gauge, LabelPair, Metric, MetricFamily, MetricType};
 
 use super::declare::Family;
+use super::labels::TlsServer;
 use crate::model::{BindingKey, Gvk, Name, TargetKey};
 
 /// A stage that knows sizes. Called on each scrape, so it must be quick and must not wait for I/O.
@@ -43,6 +44,8 @@ pub struct Reading {
     pub bindings: Vec<Binding>,
     /// Whether each target is Ready.
     pub targets: Vec<(TargetKey, bool)>,
+    /// When the certificates in use end, in seconds since 1970.
+    pub certificates: Vec<(TlsServer, i64)>,
     /// Metrics that profiles define.
     pub profile_series: Vec<ProfileSeries>,
 }
@@ -195,6 +198,11 @@ const TARGET_READY: Family = gauge(
     &["target_namespace", "target_name"],
     "1 while a target is Ready, else 0; none of a suspended target",
 );
+const CERTIFICATE_END: Family = gauge(
+    "kollect_certificate_expiry_timestamp_seconds",
+    &["server"],
+    "When the certificate ends that a server uses, in seconds since 1970; absent where none is used",
+);
 const LEFT_OUT: Family = gauge(
     "kollect_object_series_left_out",
     &[],
@@ -230,6 +238,7 @@ pub(super) const FAMILIES: &[Family] = &[
     SYNCED,
     LAST_EXPORT,
     TARGET_READY,
+    CERTIFICATE_END,
     LEFT_OUT,
     SERIES,
     LABELED_SERIES,
@@ -295,6 +304,8 @@ fn families(reading: &Reading) -> Vec<MetricFamily> {
     queues(&mut page, &reading.queues);
     bindings(&mut page, &reading.bindings);
     targets(&mut page, &reading.targets);
+    let certificates = reading.certificates.iter();
+    page.values(&CERTIFICATE_END, certificates.map(|(server, end)| (vec![server.as_str().to_owned()], *end as f64)));
     let left_out =
         reading.bindings.len().saturating_sub(OBJECT_SERIES) + reading.targets.len().saturating_sub(OBJECT_SERIES);
     page.value(&LEFT_OUT, left_out as f64);

@@ -109,7 +109,8 @@ pub(super) fn client_config(
     Ok(config)
 }
 
-fn verifier(
+/// Builds what [`client_config`] checks certificates with, for those who wrap it.
+pub(super) fn verifier(
     verify: Verify,
     tls: &TlsConfig,
     roots: Roots,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
+use super::view::HOME;
 use crate::model::{Name, Namespace, RowKey};
 
 /// So many rows may always be removed at once.
@@ -117,27 +118,71 @@ impl Met {
     }
 }
 
-/// The knowledge of one table at one moment.
+/// What has to be known of each target for its rows to be complete: its own parts, and where one row of an object is shown
+/// those of the targets that may show it instead.
+pub(super) type Targets = BTreeMap<Name, Vec<Knowing>>;
+
+/// What is known of the rows that a reader is shown, at one moment.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Knowledge {
-    /// Every target of the namespace is registered; before that nothing may be called a leftover.
-    pub(super) complete: bool,
-    pub(super) targets: BTreeMap<Name, Knowing>,
+    /// Every target is registered; before that nothing may be called a leftover.
+    complete: bool,
+    of: Of,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Of {
+    /// The targets of one namespace, wherever they collect.
+    Table(Targets),
+    /// What some targets collect in each of these namespaces. Elsewhere there is nothing of theirs, on purpose.
+    RollUp(BTreeMap<Namespace, Targets>),
+}
+
+impl Default for Of {
+    fn default() -> Self {
+        Self::Table(Targets::new())
+    }
 }
 
 impl Knowledge {
+    /// Returns what is known of everything in one table.
+    pub(super) fn of_table(complete: bool, targets: Targets) -> Self {
+        Self { complete, of: Of::Table(targets) }
+    }
+
+    /// Returns what is known of a selection of many tables.
+    pub(super) fn of_tables(complete: bool, tables: BTreeMap<Namespace, Targets>) -> Self {
+        Self { complete, of: Of::RollUp(tables) }
+    }
+
     /// Tells whether a row that a sink holds and the store does not have may be deleted. One without a target may be of
     /// any, so everything has to be known.
     pub fn covers(&self, key: &RowKey, namespace: &Namespace) -> bool {
         if key.target.is_empty() {
             return self.whole();
         }
-        self.complete && self.targets.get(&key.target).is_none_or(|target| target.knows(namespace))
+        let knows = |targets: &Targets| {
+            targets.get(&key.target).is_none_or(|all| all.iter().all(|target| target.knows(namespace)))
+        };
+        self.complete
+            && match &self.of {
+                Of::Table(targets) => knows(targets),
+                // What lives in no namespace is stored by some sinks under that of the inventory: whatever the name, the
+                // table that would have it is asked as well.
+                Of::RollUp(tables) => {
+                    [namespace.as_str(), HOME].into_iter().filter_map(|name| tables.get(name)).all(knows)
+                }
+            }
     }
 
     /// Tells whether every part of every target is known.
     pub fn whole(&self) -> bool {
-        self.complete && self.targets.values().all(Knowing::whole)
+        let whole = |targets: &Targets| targets.values().flatten().all(Knowing::whole);
+        self.complete
+            && match &self.of {
+                Of::Table(targets) => whole(targets),
+                Of::RollUp(tables) => tables.values().all(whole),
+            }
     }
 }
 
@@ -161,7 +206,7 @@ mod tests {
             known: known.iter().map(|part| (*part).clone()).collect(),
         };
         let knowledge =
-            |known: &[&Namespace]| Knowledge { complete: true, targets: [(Name::new("t"), knowing(known))].into() };
+            |known: &[&Namespace]| Knowledge::of_table(true, [(Name::new("t"), vec![knowing(known)])].into());
         let part = knowledge(&[&a]);
         assert!(part.covers(&of("t"), &a) && !part.covers(&of("t"), &b));
         assert!(part.covers(&of("gone"), &b), "a target that is no more");

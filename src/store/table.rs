@@ -1,11 +1,14 @@
 //! The rows of all targets of one namespace, with their digest, journal and readers.
 
-mod document;
-mod reader;
+mod account;
+mod cursor;
+mod sight;
 mod target;
 mod walk;
 
-pub use document::{Awaited, Everything, Whole};
+pub use account::Shard;
+pub(super) use cursor::{Draft, Due, Piece};
+pub(super) use sight::parts_of;
 pub use walk::Walk;
 
 use std::collections::btree_map::Entry as Slotted;
@@ -18,9 +21,13 @@ use tokio::time::Instant;
 
 use super::journal::Journal;
 use super::knowledge::{Coverage, Knowing, Knowledge, Met};
-use super::{Dirt, Shared, size};
-use crate::canonical;
-use crate::model::{Body, Digest, Name, Namespace, Origin, Part, Row, RowKey, Seq, Uid};
+use super::reader::Reader;
+use super::view::Pick;
+use super::{Dirt, Holder, Shared, size};
+use crate::model::{Body, Digest, Name, Namespace, Origin, Row, RowKey, Seq, Uid};
+use account::{Account, Hashed};
+use cursor::Cursor;
+use sight::Sight;
 
 /// Target and UID, ordered so that the rows of one target stand together.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -51,6 +58,7 @@ struct Entry {
 #[derive(Debug)]
 struct Slot {
     origin: Arc<Origin>,
+    holder: Holder,
     knowing: Knowing,
     met: Met,
     /// Rows in each namespace.
@@ -65,8 +73,14 @@ struct Slot {
     refused: BTreeMap<Namespace, u32>,
 }
 
-/// A note in the log of what became known. Without a part it concerns a whole target.
-type Learned = (Seq, Option<Part>);
+/// A note in the log of what became known.
+#[derive(Debug)]
+struct Learned {
+    seq: Seq,
+    target: Name,
+    /// Missing when it concerns the whole target.
+    namespace: Option<Namespace>,
+}
 
 /// Rows and digest of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -101,8 +115,10 @@ pub struct TargetCounts {
 #[derive(Debug, Default)]
 struct Inner {
     rows: BTreeMap<RowId, Entry>,
-    item_bytes: usize,
-    digest: Digest,
+    /// Of all rows.
+    counts: Counts,
+    /// Of the selections that somebody reads.
+    accounts: BTreeMap<Arc<Pick>, Account>,
     seq: Seq,
     journal: Journal,
     /// What the journal took when that was last put on the account.
@@ -115,15 +131,6 @@ struct Inner {
     slots: BTreeMap<u32, Slot>,
     readers: HashMap<u64, Cursor>,
     next_reader: u64,
-}
-
-/// Where a reader stands.
-#[derive(Debug, Default)]
-struct Cursor {
-    /// The reader has compared its sink with this table once.
-    compared: bool,
-    /// Changes after this are kept for it; none before its first plan.
-    hold: Option<Seq>,
 }
 
 /// The rows of one namespace's targets.
@@ -139,14 +146,8 @@ pub struct Table {
 pub struct Target {
     table: Arc<Table>,
     number: u32,
+    holder: Holder,
     origin: Arc<Origin>,
-}
-
-/// The reading end for one binding. Dropping it releases what the journal keeps for it.
-#[derive(Debug)]
-pub struct Reader {
-    table: Arc<Table>,
-    id: u64,
 }
 
 impl Table {
@@ -159,6 +160,16 @@ impl Table {
         &self.namespace
     }
 
+    /// Returns what all tables have in common.
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Returns the position of the last change.
+    pub(super) fn seq(&self) -> Seq {
+        self.inner.lock().seq
+    }
+
     pub(super) fn register(self: &Arc<Self>, origin: Origin) -> Target {
         let mut inner = self.inner.lock();
         let number = inner.number(&origin.target.name);
@@ -168,19 +179,18 @@ impl Table {
         }
         let slot = match inner.slots.entry(number) {
             Slotted::Occupied(entry) => entry.into_mut(),
-            Slotted::Vacant(entry) => entry.insert(Slot::new(Arc::new(origin))),
+            Slotted::Vacant(entry) => entry.insert(Slot::new(Arc::new(origin), self.shared.holders.name())),
         };
-        let origin = slot.origin.clone();
+        let (origin, holder) = (slot.origin.clone(), slot.holder);
         drop(inner);
-        Target { table: self.clone(), number, origin }
+        Target { table: self.clone(), number, holder, origin }
     }
 
     pub(super) fn unregister(&self, name: &Name) {
         let mut inner = self.inner.lock();
         let Some(&number) = inner.numbers.get(name) else { return };
         if self.clear(&mut inner, number) {
-            let seq = inner.advance();
-            inner.learned.push((seq, None));
+            inner.learn(name, None);
             drop(inner);
             self.shared.note(&self.namespace, Dirt { changed: true, learned: true });
         }
@@ -193,7 +203,9 @@ impl Table {
         for id in ids {
             self.erase(inner, &id);
         }
-        inner.slots.remove(&number);
+        if let Some(mut slot) = inner.slots.remove(&number) {
+            slot.retain_failures(&self.shared, |_, _| false);
+        }
         there
     }
 
@@ -206,19 +218,14 @@ impl Table {
         }
     }
 
-    /// Returns a reader that has not compared anything yet.
+    /// Returns a reader of everything that has not compared anything yet.
     pub fn reader(self: &Arc<Self>) -> Reader {
-        let mut inner = self.inner.lock();
-        let id = inner.next_reader;
-        inner.next_reader += 1;
-        inner.readers.insert(id, Cursor::default());
-        drop(inner);
-        Reader { table: self.clone(), id }
+        Reader::of_table(self)
     }
 
     /// Returns rows and digest.
     pub fn counts(&self) -> Counts {
-        self.inner.lock().counts()
+        self.inner.lock().counts
     }
 
     /// Returns all rows, of known and of unknown parts, in the order of their keys.
@@ -229,7 +236,8 @@ impl Table {
 
     /// Returns what is known.
     pub fn knowledge(&self) -> Knowledge {
-        self.inner.lock().knowledge()
+        let inner = self.inner.lock();
+        Knowledge::of_table(inner.complete, inner.sight(None).knowing())
     }
 
     /// Tells whether a target is registered.
@@ -260,9 +268,10 @@ impl Table {
             slot.count(&entry.namespace, -1);
             slot.changed = seq;
             slot.sanitized -= usize::from(entry.sanitized);
+            self.shared.holders.take(&id.uid, slot.holder);
             let row =
                 Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace: entry.namespace, body: entry.body };
-            inner.discount(&row);
+            inner.book(id, Some(Hashed::of(&row)), None);
         }
         if inner.journaling() {
             inner.journal.removed(id, entry.seq, seq);
@@ -290,16 +299,17 @@ impl Table {
         // Without a reader everything up to now may go.
         let oldest = inner.readers.values().filter_map(|reader| reader.hold).min().unwrap_or(inner.seq);
         inner.journal.trim(oldest);
-        inner.learned.retain(|(seq, _)| *seq > oldest);
+        inner.learned.retain(|learned| learned.seq > oldest);
         self.account(inner);
     }
 }
 
 impl Slot {
-    fn new(origin: Arc<Origin>) -> Self {
+    fn new(origin: Arc<Origin>, holder: Holder) -> Self {
         let knowing = Knowing { coverage: Coverage::Unresolved, known: BTreeSet::new() };
         Self {
             origin,
+            holder,
             knowing,
             met: Met::new(Instant::now()),
             rows: BTreeMap::new(),
@@ -317,6 +327,32 @@ impl Slot {
         if *rows == 0 {
             self.rows.remove(namespace);
         }
+    }
+
+    /// Notes that an object fails.
+    fn fail(&mut self, shared: &Shared, uid: &Uid, namespace: &Namespace, mark: u32) {
+        if self.failing.insert(uid.clone(), (namespace.clone(), mark)).is_none() {
+            shared.holders.add(uid, self.holder);
+        }
+    }
+
+    /// Forgets that an object fails.
+    fn mend(&mut self, shared: &Shared, uid: &Uid) {
+        if self.failing.remove(uid).is_some() {
+            shared.holders.take(uid, self.holder);
+        }
+    }
+
+    /// Forgets the failures in all namespaces, and of all runs, for which `keep` does not hold.
+    fn retain_failures(&mut self, shared: &Shared, keep: impl Fn(&Namespace, u32) -> bool) {
+        let holder = self.holder;
+        self.failing.retain(|uid, (namespace, mark)| {
+            let keeps = keep(namespace, *mark);
+            if !keeps {
+                shared.holders.take(uid, holder);
+            }
+            keeps
+        });
     }
 
     /// Takes knowledge of a namespace away, until a list that starts after `mark` finds room for everything.
@@ -363,32 +399,14 @@ impl Inner {
         self.seq
     }
 
-    /// Adds a row to what is counted over the table.
-    fn account(&mut self, row: &Row) {
-        let (hash, bytes) = canonical::row_hash(row);
-        self.digest.add(hash);
-        self.item_bytes += bytes;
-    }
-
-    /// Takes a row out of what is counted over the table.
-    fn discount(&mut self, row: &Row) {
-        let (hash, bytes) = canonical::row_hash(row);
-        self.digest.remove(hash);
-        self.item_bytes = self.item_bytes.saturating_sub(bytes);
+    /// Notes that something is known of a target, in one namespace or in all.
+    fn learn(&mut self, target: &Name, namespace: Option<Namespace>) {
+        let seq = self.advance();
+        self.learned.push(Learned { seq, target: target.clone(), namespace });
     }
 
     fn journaling(&self) -> bool {
         self.readers.values().any(|reader| reader.hold.is_some())
-    }
-
-    fn counts(&self) -> Counts {
-        Counts { rows: self.rows.len(), bytes: self.item_bytes, digest: self.digest }
-    }
-
-    fn knowledge(&self) -> Knowledge {
-        let named = |number: &u32| self.names[*number as usize].clone();
-        let targets = self.slots.iter().map(|(number, slot)| (named(number), slot.knowing.clone())).collect();
-        Knowledge { complete: self.complete, targets }
     }
 
     /// Returns the ids of all rows of a target.

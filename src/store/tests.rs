@@ -1,3 +1,5 @@
+mod rollup;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -384,6 +386,15 @@ fn a_row_beyond_the_budget_makes_its_part_unknown_and_removes_nothing() {
     assert!(knowledge.covers(&key("u9"), &Namespace::new("a")));
     assert!(!knowledge.covers(&key("u3"), &Namespace::new("b")), "the sink keeps what it has");
     assert_eq!(store.bytes(), store.budget().unwrap());
+}
+
+#[test]
+fn what_the_journal_takes_for_a_row_has_to_fit_as_well() {
+    let (store, target) = small(2);
+    let _reader = caught_up(&store);
+    let mark = store.next_mark();
+    assert!(put(&target, "u1", "a", "{}", mark) && !put(&target, "u2", "a", "{}", mark));
+    assert!(store.bytes() <= store.budget().unwrap());
 }
 
 #[test]

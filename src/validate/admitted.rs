@@ -5,7 +5,7 @@
 //! is looked at, so that a manifest is judged the same before and after a type is served.
 
 use super::sink::common;
-use super::{FieldErrors, FieldPath, Findings, endpoint, git, postgres};
+use super::{FieldErrors, FieldPath, Findings, endpoint, git, nats, object, postgres};
 use crate::api::v1alpha1::sink::{Format, LayoutContent, LayoutMode, ProvisioningMode};
 use crate::api::v1alpha1::snapshot_sink::ObjectFormat;
 use crate::api::v1alpha1::{
@@ -20,22 +20,19 @@ use crate::api::v1alpha1::{
 pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Result<Vec<String>, FieldErrors> {
     let mut remarks = match spec.type_ {
         SnapshotSinkType::Git | SnapshotSinkType::Gitlab => git(spec)?.warnings,
-        SnapshotSinkType::S3 | SnapshotSinkType::Gcs => {
-            whole(&spec.common)?;
-            Vec::new()
-        }
+        SnapshotSinkType::S3 | SnapshotSinkType::Gcs => object(spec)?.warnings,
     };
     let format = spec.common.serialization.as_ref().and_then(|serialization| serialization.format);
-    let object = spec.object_store.as_ref().and_then(|store| store.format);
+    let columns = spec.object_store.as_ref().and_then(|store| store.format);
     let layout = spec.common.layout.as_ref();
     let repository = matches!(spec.type_, SnapshotSinkType::Git | SnapshotSinkType::Gitlab);
     for (said, remark) in [
         (
-            format == Some(Format::Parquet) || format.is_none() && object == Some(ObjectFormat::Parquet),
+            format == Some(Format::Parquet) || format.is_none() && columns == Some(ObjectFormat::Parquet),
             "spec.serialization.format: parquet is rewritten as a whole with every change",
         ),
         (
-            format.is_some() && object.is_some(),
+            format.is_some() && columns.is_some(),
             "spec.objectStore.format: without effect beside spec.serialization.format; remove one of them",
         ),
         (
@@ -49,10 +46,6 @@ pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Result<Vec<String>, Fiel
         (
             layout.is_some_and(|layout| matches!(layout.mode, LayoutMode::PerResource | LayoutMode::Split)),
             "spec.layout.mode: writes one file for each row; mind the size of the repository",
-        ),
-        (
-            !repository && existing(&spec.common),
-            "spec.provisioning.mode: existing creates nothing; the destination has to be there",
         ),
     ] {
         if said {
@@ -87,8 +80,15 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Result<Vec<String>, Fiel
 /// # Errors
 /// Terminal, with everything that is wrong.
 pub fn event_sink(spec: &KollectEventSinkSpec) -> Result<Vec<String>, FieldErrors> {
-    whole(&spec.common)?;
-    Ok(existing_remark(&spec.common).into_iter().collect())
+    let mut remarks = match spec.type_ {
+        EventSinkType::Nats => nats(spec)?.warnings,
+        EventSinkType::Kafka => {
+            whole(&spec.common)?;
+            Vec::new()
+        }
+    };
+    remarks.extend(existing_remark(&spec.common));
+    Ok(remarks)
 }
 
 fn existing(common: &SinkCommon) -> bool {
@@ -186,7 +186,8 @@ mod tests {
             assert!(remarks.contains(field), "{field} is not in\n{remarks}");
         }
         let spec = snapshot(json!({
-            "type": "s3", "objectStore": {"format": "parquet"}, "serialization": {"format": "parquet"},
+            "type": "s3", "endpoint": "s3://inv", "objectStore": {"format": "parquet"},
+            "serialization": {"format": "parquet"},
             "provisioning": {"mode": "existing"},
         }));
         let remarks = snapshot_sink(&spec).unwrap();

@@ -4,9 +4,6 @@ use super::{FieldErrors, FieldPath, Findings, ValidatedTarget, target};
 use crate::api::v1alpha1::KollectClusterTargetSpec;
 use crate::model::{Name, Namespace, ObjectKey};
 
-/// The longest name of a namespace.
-const MAX_LABEL: usize = 63;
-
 /// A cluster target whose selectors are understood.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidatedClusterTarget {
@@ -32,37 +29,13 @@ impl ValidatedClusterTarget {
 /// Terminal, with everything that is wrong.
 pub fn cluster_target(spec: &KollectClusterTargetSpec) -> Result<ValidatedClusterTarget, FieldErrors> {
     let mut findings = Findings::default();
-    let root = FieldPath::spec();
-    let reference = root.field("profileRef");
+    let reference = FieldPath::spec().field("profileRef");
     let (name, namespace) = (spec.profile_ref.name.as_str(), spec.profile_ref.namespace.as_str());
-    if name.trim().is_empty() {
-        findings.add(reference.field("name"), "is blank; name a KollectProfile");
-    } else if name.contains('/') {
-        let message = format!("{name:?} has a slash; write the name alone, and the namespace in its own field");
-        findings.add(reference.field("name"), message);
-    }
-    if namespace.trim().is_empty() {
-        let message = "is blank; name the namespace of the profile, for a cluster target has none of its own";
-        findings.add(reference.field("namespace"), message);
-    } else if !is_label(namespace) {
-        let message = format!("{namespace:?} cannot be a namespace; write lower-case letters, digits and dashes");
-        findings.add(reference.field("namespace"), message);
-    }
-    let selector = spec.namespace_selector.as_ref();
-    if selector.is_none_or(|selector| selector.match_labels.is_empty() && selector.match_expressions.is_empty()) {
-        let message = "has no requirement, and a cluster target never selects every namespace by default; to mean all of \
-                       them, write matchExpressions: [{key: kubernetes.io/metadata.name, operator: Exists}]";
-        findings.add(root.field("namespaceSelector"), message);
-    }
+    findings.profile_ref(&reference, name, namespace, "a cluster target");
+    findings.some_namespaces(spec.namespace_selector.as_ref(), "a cluster target");
     let intent = target::intent(&mut findings, &spec.intent());
     let profile = ObjectKey::new(Namespace::new(namespace), Name::new(name));
     findings.give(ValidatedClusterTarget { profile, intent })
-}
-
-/// Tells whether a text can be the name of a namespace.
-fn is_label(text: &str) -> bool {
-    let within = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    text.len() <= MAX_LABEL && text.bytes().all(within) && !text.starts_with('-') && !text.ends_with('-')
 }
 
 #[cfg(test)]

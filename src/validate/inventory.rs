@@ -45,6 +45,15 @@ pub struct SinkRef {
     pub max_bytes: u64,
 }
 
+/// Where the sinks of an inventory may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Home {
+    /// In the namespace of the inventory, and nowhere else.
+    Own,
+    /// In the namespace that the reference names.
+    Named,
+}
+
 /// Checks an inventory against the operator's limit on documents.
 ///
 /// # Errors
@@ -53,60 +62,77 @@ pub fn inventory(spec: &KollectInventorySpec, max_export_bytes: u64) -> Result<V
     let mut findings = Findings::default();
     let root = FieldPath::spec();
     findings.interval(root.field("exportMinInterval"), spec.export_min_interval);
-    let limit = |findings: &mut Findings, path: &FieldPath, bytes: Option<i64>, otherwise: u64| {
-        let Some(bytes) = bytes else { return otherwise };
-        match u64::try_from(bytes) {
-            Ok(bytes) if (1..=max_export_bytes).contains(&bytes) => bytes,
-            _ => {
-                let message =
-                    format!("{bytes} is out of range; write 1 to {max_export_bytes}, the limit of --max-export-bytes");
-                findings.add(path.field("maxExportBytes"), message);
-                otherwise
-            }
-        }
-    };
-    let default_bytes = limit(&mut findings, &root, spec.max_export_bytes, max_export_bytes);
-
+    let default_bytes = limit(&mut findings, &root, spec.max_export_bytes, max_export_bytes, max_export_bytes);
     let lists = [
-        (Family::Snapshot, &spec.snapshot_sink_refs),
-        (Family::Database, &spec.database_sink_refs),
-        (Family::Event, &spec.event_sink_refs),
+        (Family::Snapshot, spec.snapshot_sink_refs.as_slice()),
+        (Family::Database, spec.database_sink_refs.as_slice()),
+        (Family::Event, spec.event_sink_refs.as_slice()),
     ];
-    if lists.iter().map(|(_, list)| list.len()).sum::<usize>() > MAX_REFS {
-        findings.add(root, format!("names more than {MAX_REFS} sinks; split the inventory"));
-        // The single references are not worth reading then.
-        return findings.give(ValidatedInventory {
-            refs: Vec::new(),
-            min_interval: std::time::Duration::ZERO,
-            suspend: true,
-        });
+    let refs = refs(&mut findings, lists, Home::Own, default_bytes, max_export_bytes);
+    findings.give(ValidatedInventory { refs, min_interval: spec.export_min_interval.get(), suspend: spec.suspend })
+}
+
+fn limit(findings: &mut Findings, path: &FieldPath, bytes: Option<i64>, otherwise: u64, max_export_bytes: u64) -> u64 {
+    let Some(bytes) = bytes else { return otherwise };
+    match u64::try_from(bytes) {
+        Ok(bytes) if (1..=max_export_bytes).contains(&bytes) => bytes,
+        _ => {
+            let message =
+                format!("{bytes} is out of range; write 1 to {max_export_bytes}, the limit of --max-export-bytes");
+            findings.add(path.field("maxExportBytes"), message);
+            otherwise
+        }
     }
+}
+
+/// Reads the three lists of sinks. When they are too long the single references are not worth reading.
+pub(super) fn refs(
+    findings: &mut Findings,
+    lists: [(Family, &[InventorySinkRef]); 3],
+    home: Home,
+    default_bytes: u64,
+    max_export_bytes: u64,
+) -> Vec<SinkRef> {
     let mut refs = Vec::new();
+    if lists.iter().map(|(_, list)| list.len()).sum::<usize>() > MAX_REFS {
+        findings.add(FieldPath::spec(), format!("names more than {MAX_REFS} sinks; split the inventory"));
+        return refs;
+    }
     for (family, list) in lists {
         let path = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str()));
         for (index, reference) in list.iter().enumerate() {
             let element = path.index(index);
-            sink_ref(&mut findings, &element, reference);
+            sink_ref(findings, &element, reference, home);
             refs.push(SinkRef {
                 family,
                 name: Name::new(reference.name.as_str()),
                 min_interval: reference.export_min_interval.map(super::Duration::get),
-                max_bytes: limit(&mut findings, &element, reference.max_export_bytes, default_bytes),
+                max_bytes: limit(findings, &element, reference.max_export_bytes, default_bytes, max_export_bytes),
             });
         }
         findings.unique(&path, Some("name"), list.iter().map(|reference| reference.name.as_str()));
     }
-    findings.give(ValidatedInventory { refs, min_interval: spec.export_min_interval.get(), suspend: spec.suspend })
+    refs
 }
 
-fn sink_ref(findings: &mut Findings, element: &FieldPath, reference: &InventorySinkRef) {
-    findings.local_name(element.field("name"), &reference.name);
-    if !reference.namespace.trim().is_empty() {
-        let message = format!(
-            "{:?} is not allowed; the sinks of an inventory live in its own namespace, remove it",
-            reference.namespace
-        );
-        findings.add(element.field("namespace"), message);
+fn sink_ref(findings: &mut Findings, element: &FieldPath, reference: &InventorySinkRef, home: Home) {
+    let (name, namespace) = (reference.name.as_str(), reference.namespace.as_str());
+    match home {
+        Home::Own => {
+            findings.local_name(element.field("name"), name);
+            if !namespace.trim().is_empty() {
+                let message = format!(
+                    "{namespace:?} is not allowed; the sinks of an inventory live in its own namespace, remove it"
+                );
+                findings.add(element.field("namespace"), message);
+            }
+        }
+        Home::Named => {
+            findings.plain_name(element.field("name"), name, "a sink");
+            if !namespace.trim().is_empty() {
+                findings.namespace(element.field("namespace"), namespace);
+            }
+        }
     }
     if let Some(interval) = reference.export_min_interval {
         findings.interval(element.field("exportMinInterval"), interval);

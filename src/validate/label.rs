@@ -32,6 +32,11 @@ pub(super) fn value_problem(value: &str) -> Option<String> {
     ))
 }
 
+/// Tells whether a text can be the name of a namespace.
+pub(super) fn is_namespace(text: &str) -> bool {
+    text.len() <= MAX_NAME && is_word(text, |c| c.is_ascii_lowercase() || c.is_ascii_digit(), b"-")
+}
+
 fn is_name(text: &str) -> bool {
     text.len() <= MAX_NAME && is_word(text, u8::is_ascii_alphanumeric, b"-_.")
 }

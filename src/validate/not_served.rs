@@ -9,8 +9,7 @@ use super::FieldPath;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
 use crate::api::v1alpha1::{
-    DatabaseSinkType, KollectClusterInventorySpec, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectInventorySpec,
-    KollectSnapshotSinkSpec, SnapshotSinkType,
+    DatabaseSinkType, EventSinkType, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectSnapshotSinkSpec,
 };
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
@@ -35,18 +34,6 @@ pub fn message(all: &[NotServed]) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("; "))
 }
 
-/// What an inventory uses: each such reference is Degraded, its siblings go on.
-pub fn inventory(spec: &KollectInventorySpec) -> Vec<NotServed> {
-    let refs = FieldPath::spec().field("eventSinkRefs");
-    let paths: Vec<FieldPath> = (0..spec.event_sink_refs.len()).map(|index| refs.index(index)).collect();
-    collect(&paths)
-}
-
-/// No cluster inventory is served.
-pub fn cluster_inventory(_: &KollectClusterInventorySpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec()])
-}
-
 /// What a database sink uses.
 pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Vec<NotServed> {
     let root = FieldPath::spec();
@@ -66,12 +53,9 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// What a snapshot sink uses. The blocks of a type that is not served are not looked at.
+/// What a snapshot sink uses.
 pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
     let root = FieldPath::spec();
-    if matches!(spec.type_, SnapshotSinkType::S3 | SnapshotSinkType::Gcs) {
-        return collect(&[root.field("type")]);
-    }
     let mut paths = Vec::new();
     let merge_request = spec.gitlab.as_ref().and_then(|gitlab| gitlab.merge_request.as_ref());
     if merge_request.is_some_and(|request| request.mode == Some(MergeRequestMode::MergeRequest)) {
@@ -83,9 +67,12 @@ pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// No event sink is served.
-pub fn event_sink(_: &KollectEventSinkSpec) -> Vec<NotServed> {
-    collect(&[FieldPath::spec().field("type")])
+/// What an event sink uses.
+pub fn event_sink(spec: &KollectEventSinkSpec) -> Vec<NotServed> {
+    match spec.type_ {
+        EventSinkType::Nats => Vec::new(),
+        EventSinkType::Kafka => collect(&[FieldPath::spec().field("type")]),
+    }
 }
 
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
@@ -105,11 +92,6 @@ mod tests {
     #[test]
     fn each_field_is_named_in_the_agreed_words() {
         let lines = [
-            said(
-                inventory,
-                json!({"snapshotSinkRefs": ["git"], "databaseSinkRefs": ["pg"], "eventSinkRefs": ["a", "b"]}),
-            ),
-            said(cluster_inventory, json!({})),
             said(database_sink, json!({"type": "mongodb"})),
             said(
                 database_sink,
@@ -118,14 +100,12 @@ mod tests {
             said(snapshot_sink, json!({"type": "s3", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "git", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "merge_request"}}})),
-            said(event_sink, json!({"type": "nats"})),
+            said(event_sink, json!({"type": "kafka"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
-        spec.eventSinkRefs[0]: not in this build; spec.eventSinkRefs[1]: not in this build
-        spec: not in this build
         spec.type: not in this build
         spec.postgres.refreshAfter: not in this build; spec.postgres.dedupe: not in this build
-        spec.type: not in this build
+        spec.serialization.format: not in this build
         spec.serialization.format: not in this build
         spec.gitlab.mergeRequest.mode: not in this build
         spec.type: not in this build
@@ -134,9 +114,9 @@ mod tests {
 
     #[test]
     fn what_is_served_is_not_mentioned() {
-        let refs = json!({"databaseSinkRefs": ["pg"], "snapshotSinkRefs": ["git"], "exportMinInterval": "0s"});
-        assert_eq!(said(inventory, refs), None);
+        assert_eq!(said(event_sink, json!({"type": "nats"})), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
+        assert_eq!(said(snapshot_sink, json!({"type": "s3", "objectStore": {"format": "parquet"}})), None);
         let direct = json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "direct", "autoMerge": true}}});
         assert_eq!(said(snapshot_sink, direct), None);
         assert_eq!(

@@ -12,7 +12,7 @@ use crate::expr::{self, Shape};
 use crate::metrics::OBJECT_COUNT;
 use crate::model::Gvk;
 
-pub use consent::{ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, SecretContent};
+pub use consent::{ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, SecretContent, lacks_secret_consent};
 pub use embedding::Embedding;
 
 /// The most labels of one series.
@@ -103,6 +103,9 @@ pub fn profile(
 pub fn expressions(spec: &KollectProfileSpec) -> Result<(), FieldErrors> {
     let mut findings = Findings::default();
     let list = FieldPath::spec().field("attributes");
+    if !findings.compilable(&list, paths(&spec.attributes)) {
+        return findings.give(());
+    }
     for (index, attribute) in spec.attributes.iter().enumerate() {
         if let Err(error) = expr::compile(&attribute.path, Shape::Any) {
             findings.add(list.index(index).field("path"), error.placed(&attribute.path));
@@ -141,7 +144,12 @@ fn warnings(spec: &KollectProfileSpec) -> Vec<String> {
     warnings
 }
 
+fn paths(attributes: &[Attribute]) -> impl Iterator<Item = &str> {
+    attributes.iter().map(|attribute| attribute.path.as_str())
+}
+
 fn attributes(findings: &mut Findings, list: &FieldPath, attributes: &[Attribute]) {
+    findings.compilable(list, paths(attributes));
     for (index, attribute) in attributes.iter().enumerate() {
         let element = list.index(index);
         if attribute.name.trim().is_empty() {
@@ -363,6 +371,21 @@ mod tests {
         .unwrap();
         let fields: Vec<_> = profile.warnings().iter().filter_map(|warning| warning.split(": ").next()).collect();
         assert_eq!(fields, ["spec.attributes[0].path", "spec.export.prune.cel", "spec.export.prune.jsonPaths[1]"]);
+    }
+
+    #[test]
+    fn more_expressions_than_can_be_compiled_in_time_are_refused_unread() {
+        let long = format!("cel:{}", "[".repeat(8000));
+        let of = |count: usize| {
+            let attributes: Vec<_> =
+                (0..count).map(|number| json!({"name": number.to_string(), "path": long})).collect();
+            let spec = json!({"targetGVK": {"version": "v1", "kind": "Pod"}, "attributes": attributes});
+            serde_json::from_value::<KollectProfileSpec>(spec).unwrap()
+        };
+        let wanted = "spec.attributes: has expressions of 136068 bytes, of 131072 that are compiled; split it";
+        assert_eq!(profile(&of(17), None).unwrap_err().to_string(), wanted);
+        assert_eq!(expressions(&of(17)).unwrap_err().to_string(), wanted);
+        profile(&of(16), None).unwrap();
     }
 
     #[test]

@@ -49,6 +49,9 @@ pub(super) fn rules(findings: &mut Findings, list: &FieldPath, rules: &[Resource
     if rules.len() > MAX_RULES {
         findings.add(list.clone(), format!("has {} rules; at most {MAX_RULES} are possible", rules.len()));
     }
+    if !findings.compilable(list, rules.iter().filter_map(|rule| rule.match_policy.as_deref())) {
+        return Vec::new();
+    }
     let rules = rules.iter().enumerate();
     rules.map(|(index, rule)| validated(findings, &list.index(index), rule)).collect()
 }

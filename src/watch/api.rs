@@ -132,18 +132,30 @@ impl Classify for ApiError {
     }
 }
 
-/// The API server behind a [`kube::Client`].
+/// The same API server over connections of their own for lists.
+///
+/// A connection keeps the room that its longest reply took, some 400 KiB for a list; a watch that was opened on it would
+/// keep it for as long as it runs.
+#[derive(Clone)]
+pub struct Clients {
+    /// For lists.
+    pub lists: kube::Client,
+    /// For everything else.
+    pub others: kube::Client,
+}
+
+/// The API server behind [`Clients`].
 #[derive(Clone)]
 pub(super) struct KubeApi {
-    client: kube::Client,
+    clients: Clients,
     metrics: Arc<Metrics>,
     paged: bool,
 }
 
 impl KubeApi {
     /// Takes the server's minor version to choose between one list and pages.
-    pub(super) fn new(client: kube::Client, metrics: Arc<Metrics>, minor: u32) -> Self {
-        Self { client, metrics, paged: minor < STREAMS_LISTS_SINCE }
+    pub(super) fn new(clients: Clients, metrics: Arc<Metrics>, minor: u32) -> Self {
+        Self { clients, metrics, paged: minor < STREAMS_LISTS_SINCE }
     }
 
     async fn get(&self, verb: Verb, extent: &Extent, query: &str, idle: Duration) -> Result<Reply, ApiError> {
@@ -153,7 +165,11 @@ impl KubeApi {
             .header(http::header::ACCEPT, "application/json")
             .body(Body::empty())
             .map_err(|error| ApiError::Reply(error.into()))?;
-        let response = tokio::time::timeout(idle, self.client.send(request))
+        let client = match verb {
+            Verb::List => &self.clients.lists,
+            _ => &self.clients.others,
+        };
+        let response = tokio::time::timeout(idle, client.send(request))
             .await
             .map_err(|_| ApiError::Idle(idle))?
             .map_err(|error| ApiError::Connection(error.into()));

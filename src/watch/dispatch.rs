@@ -18,7 +18,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::process::Processor;
+use super::process::{Processor, Scratch};
 use crate::metrics::{Metrics, Queue};
 use crate::model::{Namespace, Uid};
 use crate::watch::discover::Resource;
@@ -227,7 +227,7 @@ impl Inner {
     async fn work(&self, lane: usize, processor: &Processor) {
         let lane = &self.lanes[lane];
         let mut batch = Vec::with_capacity(BATCH);
-        let mut scratch = Vec::new();
+        let mut scratch = Scratch::default();
         loop {
             lane.queue.lock().take(&mut batch);
             if batch.is_empty() {

@@ -6,7 +6,7 @@
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
-use kube::core::{Selector, SelectorExt};
+use kube::core::{Expression, Selector, SelectorExt};
 
 use crate::api::v1alpha1::WatchMode;
 use crate::canonical::Value;
@@ -17,6 +17,9 @@ use crate::model::Name;
 pub const WATCH_LABEL: &str = "kollect.dev/watch";
 /// Annotation on namespaces with the same values.
 pub const NAMESPACE_WATCH_ANNOTATION: &str = "kollect.dev/namespace-watch";
+
+/// A filter that looks for more names or values is held against every object.
+const MAX_SIGNS: usize = 64;
 
 /// What the watch label and annotation of a namespace say. A `disabled` wins over an `enabled`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -87,6 +90,15 @@ pub struct Filter {
     pub mode: WatchMode,
 }
 
+/// What an object may show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// It has this name.
+    Name(Name),
+    /// It has this label, with this value or with any.
+    Label(String, Option<String>),
+}
+
 /// How a target chooses among the objects of its kind.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Choice {
@@ -138,12 +150,21 @@ impl<'o> Candidate<'o> {
         self.name
     }
 
+    pub(super) fn labels(&self) -> impl Iterator<Item = (&'o str, &'o str)> {
+        let labels = if let Some(Value::Map(labels)) = self.labels { Some(labels) } else { None };
+        labels.into_iter().flat_map(|labels| labels.iter().filter_map(|(key, value)| Some((key, value.as_str()?))))
+    }
+
     fn consent(&self) -> Consent {
         Consent::read(self.labels.and_then(|labels| labels.get(WATCH_LABEL)?.as_str()))
     }
 
     fn has(&self, wanted: &Selector) -> bool {
-        wanted.selects_all() || wanted.matches(self.owned.get_or_init(|| owned(self.labels)))
+        wanted.selects_all() || wanted.matches(self.owned.get_or_init(|| self.copied()))
+    }
+
+    fn copied(&self) -> BTreeMap<String, String> {
+        self.labels().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 }
 
@@ -161,6 +182,23 @@ impl Filter {
                 .iter()
                 .filter(|rule| terms.rules.has(rule.number) && candidate.has(&rule.labels))
                 .any(|rule| rule.policy.as_ref().is_none_or(|policy| policy.holds(candidate.object))),
+        }
+    }
+
+    /// Returns signs of which every object that is wanted on these terms bears one; `None` when it may be any object.
+    pub(super) fn signs(&self, terms: Terms) -> Option<Vec<Sign>> {
+        if !self.consents(Consent::Unset, terms.consent) {
+            return Some(vec![Sign::Label(WATCH_LABEL.to_owned(), Some("enabled".to_owned()))]);
+        }
+        match &self.choice {
+            Choice::Plain { names, labels } if names.is_empty() || names.len() > MAX_SIGNS => signs(labels),
+            Choice::Plain { names, .. } => Some(names.iter().cloned().map(Sign::Name).collect()),
+            Choice::Rules(rules) => {
+                let applying = rules.iter().filter(|rule| terms.rules.has(rule.number));
+                let each: Vec<Vec<Sign>> = applying.map(|rule| signs(&rule.labels)).collect::<Option<_>>()?;
+                let all = each.concat();
+                (all.len() <= MAX_SIGNS).then_some(all)
+            }
         }
     }
 
@@ -196,9 +234,21 @@ impl Filter {
     }
 }
 
-fn owned(labels: Option<&Value<'_>>) -> BTreeMap<String, String> {
-    let Some(Value::Map(labels)) = labels else { return BTreeMap::new() };
-    labels.iter().filter_map(|(key, value)| Some((key.to_owned(), value.as_str()?.to_owned()))).collect()
+/// Returns signs of which every object that a selector selects bears one; `None` when there are none, or too many.
+fn signs(labels: &Selector) -> Option<Vec<Sign>> {
+    let of_one = |expression: Expression| -> Option<Vec<Sign>> {
+        match expression {
+            Expression::Equal(key, value) => Some(vec![Sign::Label(key, Some(value))]),
+            Expression::In(key, values) if values.len() <= MAX_SIGNS => {
+                Some(values.into_iter().map(|value| Sign::Label(key.clone(), Some(value))).collect())
+            }
+            Expression::In(key, _) | Expression::Exists(key) => Some(vec![Sign::Label(key, None)]),
+            Expression::NotIn(..) | Expression::NotEqual(..) | Expression::DoesNotExist(_) => None,
+        }
+    };
+    // A label that merely exists says least.
+    let says_least = |signs: &Vec<Sign>| matches!(signs.as_slice(), [Sign::Label(_, None)]);
+    labels.clone().into_iter().filter_map(of_one).min_by_key(says_least)
 }
 
 #[cfg(test)]
@@ -304,6 +354,43 @@ mod tests {
         for (name, app, want) in cases {
             assert_eq!(wants(&filter, Terms::default(), &object(name, app)), want, "{name} {app}");
         }
+    }
+
+    #[test]
+    fn signs_are_what_no_wanted_object_is_without() {
+        let is = |value: &str| Sign::Label("a".to_owned(), Some(value.to_owned()));
+        let has = Sign::Label("b".to_owned(), None);
+        let plain = |names: &[&'static str], labels| Filter {
+            choice: Choice::Plain { names: names.iter().map(|name| Name::new(*name)).collect(), labels },
+            ..Filter::default()
+        };
+        let one_of = |values: &[String]| Expression::In("a".to_owned(), values.iter().cloned().collect());
+        let not = Expression::NotEqual("a".to_owned(), "x".to_owned());
+        let exists = Expression::Exists("b".to_owned());
+        let many: Vec<String> = (0..=MAX_SIGNS).map(|number| number.to_string()).collect();
+        let equal = || labels("a", "b");
+        let cases = [
+            (plain(&[], Selector::default()), None),
+            (plain(&["n"], equal()), Some(vec![Sign::Name(Name::new("n"))])),
+            (plain(&[], not.clone().into()), None),
+            (plain(&[], [not, exists.clone()].into_iter().collect()), Some(vec![has.clone()])),
+            (plain(&[], [exists.clone(), one_of(&many[..2])].into_iter().collect()), Some(vec![is("0"), is("1")])),
+            (plain(&[], one_of(&many).into()), Some(vec![Sign::Label("a".to_owned(), None)])),
+            (rules(vec![rule(0, equal(), None), rule(1, exists.into(), None)]), Some(vec![is("b"), has])),
+            (rules(vec![rule(0, equal(), None), rule(1, Selector::default(), Some(CRITICAL))]), None),
+            // What does not apply in this namespace wants nothing there.
+            (rules(vec![rule(0, equal(), None), rule(2, Selector::default(), None)]), Some(vec![is("b")])),
+            (rules(Vec::new()), Some(vec![])),
+        ];
+        for (filter, want) in cases {
+            assert_eq!(filter.signs(within(&[0, 1])), want, "{filter:?}");
+        }
+        let enabled = Some(vec![Sign::Label(WATCH_LABEL.to_owned(), Some("enabled".to_owned()))]);
+        let opt_in = Filter { mode: WatchMode::OptIn, ..Filter::default() };
+        assert_eq!(opt_in.signs(Terms::default()), enabled);
+        let disabled = Terms { consent: Consent::Disabled, ..Terms::default() };
+        assert_eq!(Filter::default().signs(disabled), enabled);
+        assert_eq!(opt_in.signs(Terms { consent: Consent::Enabled, ..Terms::default() }), None);
     }
 
     #[test]

@@ -1,17 +1,18 @@
 //! One event to the rows of all targets that want it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
 
+use super::audience::{Asking, Audience};
 use super::dispatch::{Change, Event};
-use super::filter::{Candidate, Filter, Terms};
+use super::filter::{Candidate, Filter, Sign, Terms};
 use crate::expr::Prefixes;
 use crate::extract::{self, Extractor, Plan, TypeMeta};
 use crate::metrics::{Metrics, ResourceCounters};
 use crate::model::{Body, Namespace, ObjectKey, TargetKey};
-use crate::store;
+use crate::store::{self, Holder, Store};
 use crate::watch::discover::{Resource, Scope};
 
 /// The longest selector that is put into a URL; a longer one is applied here alone.
@@ -52,6 +53,11 @@ impl Program {
     pub(super) fn selector(&self) -> &Arc<str> {
         &self.selector
     }
+
+    /// Returns what every object shows that the filter lets pass, one of these signs; `None` for nothing in common.
+    pub(super) fn signs(&self, terms: Terms) -> Option<Vec<Sign>> {
+        self.filter.signs(terms)
+    }
 }
 
 impl Interest {
@@ -67,7 +73,7 @@ impl Interest {
     }
 }
 
-/// The interests by resource and namespace: an event does not pay for targets that do not want it.
+/// The interests by resource, namespace and what objects show: an event does not pay for targets that do not want it.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     resources: HashMap<Arc<Resource>, ResourceIndex>,
@@ -75,20 +81,20 @@ pub(super) struct Index {
 
 #[derive(Debug)]
 struct ResourceIndex {
-    plan: Plan,
     api_version: String,
     kind: Arc<str>,
-    by_namespace: HashMap<Namespace, Vec<Asking>>,
+    by_namespace: HashMap<Namespace, Audience>,
     /// Targets of the resource, whatever their namespaces; the registrations of a cluster target are one.
     targets: usize,
     counters: ResourceCounters,
 }
 
-/// A target in one namespace.
-#[derive(Debug)]
-struct Asking {
-    interest: Arc<Interest>,
-    terms: Terms,
+/// What a lane keeps for the next event, so that none has to ask for memory.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    text: Vec<u8>,
+    holders: Vec<Holder>,
+    places: Vec<usize>,
 }
 
 impl Index {
@@ -112,7 +118,7 @@ impl Index {
     /// Counts the targets that a stream over all namespaces brought an object for nothing.
     pub(super) fn count_mismatches(&self, resource: &Resource, namespace: &str) {
         let Some(index) = self.resources.get(resource) else { return };
-        let wanting = index.by_namespace.get(namespace).map_or(0, Vec::len);
+        let wanting = index.by_namespace.get(namespace).map_or(0, |audience| audience.all().len());
         index.counters.mismatches.inc_by(index.targets.saturating_sub(wanting) as u64);
     }
 
@@ -120,10 +126,10 @@ impl Index {
     pub(super) fn interests(&self, resource: &Resource, namespace: Option<&Namespace>) -> Vec<Arc<Interest>> {
         let Some(index) = self.resources.get(resource) else { return Vec::new() };
         if let Some(namespace) = namespace {
-            let there = index.by_namespace.get(namespace).into_iter().flatten();
+            let there = index.by_namespace.get(namespace).into_iter().flat_map(Audience::all);
             return there.map(|asking| asking.interest.clone()).collect();
         }
-        let all = index.by_namespace.values().flatten().map(|asking| &asking.interest);
+        let all = index.by_namespace.values().flat_map(Audience::all).map(|asking| &asking.interest);
         let by_key: BTreeMap<&ObjectKey, &Arc<Interest>> = all.map(|interest| (interest.key(), interest)).collect();
         by_key.into_values().cloned().collect()
     }
@@ -151,12 +157,36 @@ impl ResourceIndex {
             }
         }
         let kind = interests.first().map_or_else(|| "".into(), |interest| interest.target.origin().gvk.kind.clone());
+        let mut plans = Plans::default();
+        let by_namespace = by_namespace
+            .into_iter()
+            .map(|(namespace, asking)| {
+                let plan = plans.of(&asking);
+                (namespace, Audience::new(asking, plan))
+            })
+            .collect();
         // What is registered in many namespaces has one program.
-        let programs: HashMap<*const Program, &Program> =
-            interests.iter().map(|interest| (Arc::as_ptr(&interest.program), &*interest.program)).collect();
-        let plan = Plan::new(programs.values().flat_map(|program| [program.extractor.prefixes(), &program.reads]));
+        let targets = plans.programs.len();
         let counters = metrics.resource(&resource.group, &resource.version, &resource.plural);
-        Self { plan, api_version: resource.api_version(), kind, by_namespace, targets: programs.len(), counters }
+        Self { api_version: resource.api_version(), kind, by_namespace, targets, counters }
+    }
+}
+
+/// What to decode, for each set of programs; that of the cluster targets is the same in many namespaces.
+#[derive(Default)]
+struct Plans {
+    programs: HashSet<*const Program>,
+    of_sets: HashMap<BTreeSet<*const Program>, Arc<Plan>>,
+}
+
+impl Plans {
+    fn of(&mut self, asking: &[Asking]) -> Arc<Plan> {
+        let programs: BTreeMap<*const Program, &Program> =
+            asking.iter().map(|asking| (Arc::as_ptr(&asking.interest.program), &*asking.interest.program)).collect();
+        self.programs.extend(programs.keys());
+        let plan = self.of_sets.entry(programs.keys().copied().collect());
+        let read = || programs.values().flat_map(|program| [program.extractor.prefixes(), &program.reads]);
+        plan.or_insert_with(|| Arc::new(Plan::new(read()))).clone()
     }
 }
 
@@ -164,12 +194,13 @@ impl ResourceIndex {
 #[derive(Debug)]
 pub(super) struct Processor {
     index: RwLock<Arc<Index>>,
+    store: Store,
     metrics: Arc<Metrics>,
 }
 
 impl Processor {
-    pub(super) fn new(metrics: Arc<Metrics>) -> Self {
-        Self { index: RwLock::default(), metrics }
+    pub(super) fn new(store: Store, metrics: Arc<Metrics>) -> Self {
+        Self { index: RwLock::default(), store, metrics }
     }
 
     pub(super) fn index(&self) -> Arc<Index> {
@@ -187,36 +218,39 @@ impl Processor {
     }
 
     /// Handles one event. A broken object costs its own row and nothing else.
-    pub(super) fn handle(&self, event: &Event, scratch: &mut Vec<u8>) {
+    pub(super) fn handle(&self, event: &Event, scratch: &mut Scratch) {
         let index = self.index();
         let Some(resource) = index.resources.get(&event.resource) else { return };
-        let Some(asking) = resource.by_namespace.get(&event.namespace) else { return };
+        let Some(audience) = resource.by_namespace.get(&event.namespace) else { return };
+        let Scratch { text, holders, places } = scratch;
+        holders.clear();
+        self.store.holders(&event.uid, holders);
         if event.change == Change::Delete {
-            for Asking { interest, .. } in asking {
-                interest.target.remove(&event.uid);
-            }
+            audience.holding(holders).for_each(|asking| {
+                asking.interest.target.remove(&event.uid);
+            });
             return;
         }
-        let object = match extract::decode(&event.text, &resource.plan, resource.supplied()) {
+        let object = match extract::decode(&event.text, audience.plan(), resource.supplied()) {
             Ok(object) => object,
             Err(error) => {
                 let message = crate::error::chain(&error);
-                for Asking { interest, .. } in asking {
-                    self.failed(interest, event, &message);
-                }
+                audience.all().iter().for_each(|asking| self.failed(&asking.interest, event, &message));
                 return;
             }
         };
         let candidate = Candidate::new(&object);
         let mut known = false;
-        for Asking { interest, terms } in asking {
+        for Asking { interest, terms } in audience.concerned(&candidate, holders, places) {
             if !interest.program.filter.wants(&candidate, *terms) {
-                interest.target.remove(&event.uid);
+                if holders.contains(&interest.target.holder()) {
+                    interest.target.remove(&event.uid);
+                }
                 continue;
             }
-            scratch.clear();
-            match interest.program.extractor.extract(&object, scratch) {
-                Ok(extracted) => match Body::new(candidate.name(), scratch) {
+            text.clear();
+            match interest.program.extractor.extract(&object, text) {
+                Ok(extracted) => match Body::new(candidate.name(), text) {
                     Some(body) => {
                         if extracted.sanitized {
                             self.metrics.rows_sanitized.inc();
@@ -246,7 +280,7 @@ mod tests {
 
     use super::*;
     use crate::model::{Gvk, Name, Origin, Uid};
-    use crate::store::{Coverage, Store};
+    use crate::store::Coverage;
     use crate::watch::filter::{Choice, Rule};
     use crate::{expr::Policy, extract::Attribute};
 
@@ -260,9 +294,10 @@ mod tests {
     impl Stage {
         fn new(scope: Scope) -> Self {
             let resource = Resource { group: "".into(), version: "v1".into(), plural: "things".into(), scope };
+            let store = Store::default();
             Self {
-                store: Store::default(),
-                processor: Processor::new(Arc::new(Metrics::new("test", "test"))),
+                processor: Processor::new(store.clone(), Arc::new(Metrics::new("test", "test"))),
+                store,
                 resource: Arc::new(resource),
                 interests: Vec::new(),
             }
@@ -298,7 +333,7 @@ mod tests {
                 mark: 1,
                 text: Bytes::from_static(text.as_bytes()),
             };
-            self.processor.handle(&event, &mut Vec::new());
+            self.processor.handle(&event, &mut Scratch::default());
             let rows = self.store.table(&Namespace::new("team")).rows();
             rows.iter().map(|row| row.origin.target.name.to_string()).collect()
         }
@@ -341,6 +376,81 @@ mod tests {
         stage.target("refused", &[("", disabled)], Filter::default());
         stage.target("twice", &[("", Terms::default()), ("n", Terms::default())], Filter::default());
         assert_eq!(stage.put("", r#"{"metadata":{"name":"a"}}"#), ["plain", "twice"]);
+    }
+
+    /// A filter by name and labels.
+    fn plain(names: &[&'static str], labels: &[kube::core::Expression]) -> Filter {
+        let names = names.iter().map(|name| Name::new(*name)).collect();
+        Filter { choice: Choice::Plain { names, labels: labels.iter().cloned().collect() }, ..Filter::default() }
+    }
+
+    #[test]
+    fn whoever_has_a_row_loses_it_when_the_object_shows_what_only_others_want() {
+        use kube::core::Expression::{Equal, Exists, NotEqual};
+        let mut stage = Stage::new(Scope::Namespaced);
+        let (app, red, blue) = (|| "app".to_owned(), || "red".to_owned(), || "blue".to_owned());
+        for (name, filter) in [
+            ("blue", plain(&[], &[Equal(app(), blue())])),
+            ("named", plain(&["a", "b"], &[])),
+            ("not-red", plain(&[], &[NotEqual(app(), red())])),
+            ("opt-in", Filter { mode: crate::api::v1alpha1::WatchMode::OptIn, ..Filter::default() }),
+            ("red", plain(&[], &[Equal(app(), red())])),
+            ("with-app", plain(&[], &[Exists(app())])),
+        ] {
+            stage.target(name, &[("n", Terms::default())], filter);
+        }
+        for (text, want) in [
+            (r#"{"metadata":{"name":"a","labels":{"app":"red"}}}"#, &["named", "red", "with-app"][..]),
+            (r#"{"metadata":{"name":"a","labels":{"app":"blue"}}}"#, &["blue", "named", "not-red", "with-app"]),
+            (r#"{"metadata":{"name":"a","labels":{"kollect.dev/watch":"enabled"}}}"#, &["named", "not-red", "opt-in"]),
+            (r#"{"metadata":{"name":"a","labels":{"kollect.dev/watch":"disabled","app":"red"}}}"#, &[]),
+            (r#"{"metadata":{"name":"c","labels":{"app":"red"}}}"#, &["red", "with-app"]),
+            // Nobody knows who would want it.
+            (r#"{"metadata":{"name":"c","labels":{"app""#, &[]),
+            (r#"{"metadata":{"name":"c","labels":{"app":"green"}}}"#, &["not-red", "with-app"]),
+        ] {
+            assert_eq!(stage.put("n", text), want, "{text}");
+        }
+        let failing =
+            |target: &Interest| stage.store.table(&target.key().namespace).target_counts(&target.key().name).failing;
+        assert_eq!(
+            stage.interests.iter().map(|interest| failing(interest)).sum::<usize>(),
+            0,
+            "what it was is forgotten"
+        );
+    }
+
+    #[test]
+    fn targets_of_one_namespace_that_cannot_want_an_object_are_not_asked() {
+        use kube::core::Expression::Equal;
+        let mut stage = Stage::new(Scope::Namespaced);
+        stage.target("here", &[("n", Terms::default())], plain(&[], &[Equal("app".into(), "web".into())]));
+        for number in 0..500 {
+            let app = plain(&[], &[Equal("app".to_owned(), format!("app-{number}"))]);
+            stage.target(&format!("app-{number}"), &[("n", Terms::default())], app);
+            stage.target(&format!("named-{number}"), &[("n", Terms::default())], plain(&["other"], &[]));
+        }
+        let text = r#"{"metadata":{"name":"a","labels":{"app":"web"}}}"#;
+        assert_eq!(stage.put("n", text), ["here"]);
+        let index = stage.processor.index();
+        let audience = &index.resources[&stage.resource].by_namespace["n"];
+        let object = extract::decode(text.as_bytes(), audience.plan(), TypeMeta { api_version: "v1", kind: "Thing" });
+        let (object, mut places, mut holders) = (object.unwrap(), Vec::new(), Vec::new());
+        stage.store.holders(&Uid::new("u1"), &mut holders);
+        assert_eq!(audience.concerned(&Candidate::new(&object), &holders, &mut places).count(), 1);
+        assert_eq!(audience.holding(&holders).count(), 1);
+    }
+
+    #[test]
+    fn what_a_target_of_another_namespace_reads_is_not_decoded() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        stage.target("plain", &[("n", Terms::default())], Filter::default());
+        let terms = Terms { rules: [0].into_iter().collect(), ..Terms::default() };
+        stage.target("whole", &[("m", terms)], rules(&[Some("object == object")]));
+        stage.processor.watch_for(&stage.interests);
+        let index = stage.processor.index();
+        let whole = |namespace| index.resources[&stage.resource].by_namespace[namespace].plan().is_whole();
+        assert!(!whole("n") && whole("m"));
     }
 
     #[test]

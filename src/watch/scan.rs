@@ -325,7 +325,36 @@ mod tests {
         })
     }
 
+    fn scanned(bytes: &[u8], size: usize) -> Result<(Vec<Bytes>, ListMeta), ScanError> {
+        let (mut scanner, mut items) = (Scanner::default(), Vec::new());
+        for chunk in bytes.chunks(size) {
+            scanner.feed(&Bytes::copy_from_slice(chunk), &mut items)?;
+        }
+        Ok((items, scanner.finish()?))
+    }
+
+    fn lines(bytes: &[u8], size: usize) -> Vec<Bytes> {
+        let (mut lines, mut found) = (Lines::default(), Vec::new());
+        for chunk in bytes.chunks(size) {
+            lines.feed(&Bytes::copy_from_slice(chunk), &mut found);
+        }
+        found
+    }
+
     proptest! {
+        #[test]
+        fn no_bytes_panic_and_chunks_make_no_difference(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..200),
+                r#"\{("items":|"metadata":|"resourceVersion":|\[|\]|\{|\}|,|"|\\|"7"|1|null| |\n)*"#.prop_map(String::into_bytes),
+            ],
+            size in 1_usize..40,
+        ) {
+            let whole = bytes.len().max(1);
+            prop_assert_eq!(scanned(&bytes, size), scanned(&bytes, whole));
+            prop_assert_eq!(lines(&bytes, size), lines(&bytes, whole));
+        }
+
         #[test]
         fn any_list_gives_back_its_items(
             objects in prop::collection::vec(prop::collection::btree_map("[a-z]{1,6}", json(), 0..4), 0..6),

@@ -5,6 +5,7 @@
 //! would stand in the store at the end.
 
 mod cluster;
+mod replaced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;

@@ -10,12 +10,12 @@ use kollect::lab::wait::wait_for;
 use serde_json::{Value, json};
 
 use crate::operator::{Job, PATIENCE, TABLE};
-use crate::support::repository_file;
+use crate::support::{Definition, repository_file};
 
 const PAGE: &str = "docs/filters.md";
 
 /// Names of rows by target.
-type Rows = BTreeMap<String, Vec<String>>;
+pub(crate) type Rows = BTreeMap<String, Vec<String>>;
 
 /// The targets of the page, and what it says that they collect.
 fn examples(page: &str) -> (String, Rows) {
@@ -42,11 +42,11 @@ fn row_name(name: &str) -> String {
     if name.contains('/') { name.to_owned() } else { format!("/{name}") }
 }
 
-fn namespace(name: &str, labels: &str) -> String {
+pub(crate) fn namespace(name: &str, labels: &str) -> String {
     format!("apiVersion: v1\nkind: Namespace\nmetadata: {{name: {name}, labels: {{{labels}}}}}\n---\n")
 }
 
-fn deployment(namespace: &str, name: &str, labels: &str, replicas: u32) -> String {
+pub(crate) fn deployment(namespace: &str, name: &str, labels: &str, replicas: u32) -> String {
     format!(
         "apiVersion: apps/v1\nkind: Deployment\nmetadata: {{name: {name}, namespace: {namespace}, labels: {{{labels}}}}}\n\
          spec:\n  replicas: {replicas}\n  selector: {{matchLabels: {{of: it}}}}\n  template:\n    metadata: {{labels: {{of: it}}}}\n    \
@@ -71,20 +71,7 @@ fn world() -> String {
     .concat()
 }
 
-const ZONES: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: zones.test.kollect.dev}
-spec:
-  group: test.kollect.dev
-  names: {kind: Zone, listKind: ZoneList, plural: zones, singular: zone}
-  scope: Cluster
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
----
+const MAY_LIST_ZONES: &str = r"
 apiVersion: rbac.authorization.k8s.io/v1
 kind: ClusterRole
 metadata: {name: zones}
@@ -99,7 +86,7 @@ subjects: [{kind: ServiceAccount, name: kollect-controller-manager, namespace: k
 
 impl Job {
     /// Waits until the targets have these rows, and no others.
-    async fn collects(&self, want: &Rows) {
+    pub(crate) async fn collects(&self, want: &Rows) {
         let query = format!(
             "SELECT target_name, coalesce(payload->>'namespace', '') || '/' || (payload->>'name') FROM {TABLE} ORDER BY 1, 2"
         );
@@ -123,7 +110,7 @@ impl Job {
         collected.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()));
     }
 
-    fn profile(&self, name: &str, gvk: &str) -> String {
+    pub(crate) fn profile(&self, name: &str, gvk: &str) -> String {
         format!(
             "apiVersion: kollect.dev/v1alpha1\nkind: KollectProfile\nmetadata: {{name: {name}, namespace: {}}}\n\
              spec: {{targetGVK: {gvk}, attributes: [{{name: uid, path: $.metadata.uid}}]}}\n---\n",
@@ -131,7 +118,7 @@ impl Job {
         )
     }
 
-    fn target(&self, name: &str, spec: &str) -> String {
+    pub(crate) fn target(&self, name: &str, spec: &str) -> String {
         format!(
             "apiVersion: kollect.dev/v1alpha1\nkind: KollectTarget\nmetadata: {{name: {name}, namespace: {}}}\n\
              spec: {{{spec}}}\n---\n",
@@ -169,7 +156,8 @@ async fn targets_collect_what_the_page_says_and_follow_every_change() {
     let (manifests, mut rows) = examples(&page);
     assert!(rows.len() >= 15, "{:?}", rows.keys());
     job.apply(&world()).unwrap();
-    job.apply(ZONES).unwrap();
+    let zones_exist = Definition { kind: "Zone", plural: "zones", scope: "Cluster", ..Definition::default() };
+    job.apply(&(zones_exist.manifest() + MAY_LIST_ZONES)).unwrap();
     let first = [zones(0..1, "gold").unwrap(), zones(1..2, "lead").unwrap()].concat();
     wait_for("the new kind", PATIENCE, || async { job.apply(&first) }).await.unwrap();
     job.apply(&job.profile("zones", "{group: test.kollect.dev, version: v1, kind: Zone}")).unwrap();

@@ -7,6 +7,7 @@ use kollect::lab::Operator;
 use kollect::lab::wait::wait_for;
 
 use crate::operator::{Job, PATIENCE};
+use crate::support::Definition;
 
 /// A job that collects custom resources besides, 150 of them.
 struct Widgets {
@@ -53,21 +54,8 @@ spec: {{profileRef: widgets, includedNamespaces: [{namespace}]}}
 
     /// Installs the definition and creates the objects.
     async fn install(&self) {
-        let definition = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: widgets.test.kollect.dev}
-spec:
-  group: test.kollect.dev
-  names: {kind: Widget, listKind: WidgetList, plural: widgets, singular: widget}
-  scope: Namespaced
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
-        self.job.apply(definition).unwrap();
+        let definition = Definition { kind: "Widget", plural: "widgets", ..Definition::default() };
+        self.job.apply(&definition.manifest()).unwrap();
         let mut objects = String::new();
         for index in 0..Self::COUNT {
             write!(

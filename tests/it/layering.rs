@@ -31,12 +31,30 @@ const SHARED: &[&str] = &["error", "secret", "model", "metrics"];
 const NEVER: &[(&str, &str)] =
     &[("schedule", "store"), ("sinks", "store"), ("sinks", "schedule"), ("sinks", "watch"), ("deliver", "watch")];
 
+/// Who may talk to the API server, or name its types.
+const CLUSTER: &[&str] = &[
+    "api",
+    "validate",
+    "watch",
+    "deliver",
+    "lease",
+    "status",
+    "control",
+    "http/auth",
+    "http/admission",
+    "runtime",
+    "bin/",
+    "lab",
+];
+
 /// Crates of vendors, and the files that may name them: a module (`sinks/postgres`), or a folder with a slash at its end.
 const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["sinks/postgres", "lab"]),
     ("deadpool_postgres", &["sinks/postgres"]),
     ("tokio_postgres_rustls", &["sinks/postgres"]),
     ("rdkafka", &["sinks/kafka", "lab"]),
+    ("object_store", &["sinks/object"]),
+    ("parquet", &["sinks/object"]),
     ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),
@@ -45,41 +63,10 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tikv_jemalloc_ctl", &["runtime/allocator"]),
     ("jemalloc_pprof", &["http/pprof"]),
     ("libc", &["http/pprof", "sinks/kafka/dial"]),
+    ("backtrace", &["http/pprof"]),
     ("tracing_subscriber", &["telemetry", "bin/", "lab"]),
-    (
-        "kube",
-        &[
-            "api",
-            "validate",
-            "watch",
-            "deliver",
-            "lease",
-            "status",
-            "control",
-            "http/auth",
-            "http/admission",
-            "runtime",
-            "bin/",
-            "lab",
-        ],
-    ),
-    (
-        "k8s_openapi",
-        &[
-            "api",
-            "validate",
-            "watch",
-            "deliver",
-            "lease",
-            "status",
-            "control",
-            "http/auth",
-            "http/admission",
-            "runtime",
-            "bin/",
-            "lab",
-        ],
-    ),
+    ("kube", CLUSTER),
+    ("k8s_openapi", CLUSTER),
     ("rcgen", &["http/tls", "http/admission", "lab"]),
     ("anyhow", &["main", "cli", "bin/", "lab", "sinks/contract"]),
 ];

@@ -15,6 +15,8 @@ mod cluster_kinds;
 #[cfg(test)]
 mod command_line;
 #[cfg(test)]
+mod extraction;
+#[cfg(test)]
 mod faults;
 #[cfg(test)]
 mod filters;
@@ -43,6 +45,10 @@ mod loadtest;
 #[cfg(test)]
 mod metrics;
 #[cfg(test)]
+mod nats;
+#[cfg(test)]
+mod object;
+#[cfg(test)]
 mod operator;
 #[cfg(test)]
 mod postgres;
@@ -50,6 +56,8 @@ mod postgres;
 mod profiles;
 #[cfg(test)]
 mod proof;
+#[cfg(test)]
+mod rules;
 #[cfg(test)]
 mod runbook;
 #[cfg(test)]

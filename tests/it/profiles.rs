@@ -37,6 +37,11 @@ async fn go_tool_pprof_opens_both_profiles_and_finds_our_functions() {
     assert!(operator.log().unwrap().contains(&format!(r#""msg":"pprof enabled","bindAddress":"{address}""#)));
     Job::load(4, 250).create(&job.ground.client).await.unwrap();
     job.rows(1_000).await;
+    let allocated = async || {
+        let metrics = operator.metrics().await.unwrap();
+        metrics.sum("kollect_allocator_bytes", &[("kind", "allocated")])
+    };
+    let before = allocated().await;
 
     let heap = top("heap", &address).unwrap();
     assert!(heap.contains("Type: inuse_space") && heap.contains(" kollect::"), "{heap}");
@@ -51,6 +56,9 @@ async fn go_tool_pprof_opens_both_profiles_and_finds_our_functions() {
     }
     let cpu = cpu.await.unwrap().unwrap();
     assert!(cpu.contains("Type: cpu") && cpu.contains(" kollect::"), "{cpu}");
+    // What was read of the program for the names is tens of megabytes.
+    let after = allocated().await;
+    assert!(after < before + f64::from(8 << 20), "{before} bytes before the profiles, {after} behind them");
     operator.terminate().await.unwrap();
 }
 

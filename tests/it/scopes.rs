@@ -90,6 +90,11 @@ async fn what_a_scope_refuses_goes_and_comes_back_when_it_is_put_right() {
     tenancy.event("ScopeNamespaceDenied", "KollectTarget").await;
     tenancy.target(&format!("{{profileRef: deployments, includedNamespaces: [{first}]}}"));
     tenancy.collects(5).await;
+    // What is named has to be allowed, whether it is there or not.
+    tenancy.target(&format!("{{profileRef: deployments, includedNamespaces: [{first}, nowhere]}}"));
+    tenancy.refused("ScopeNamespaceDenied", &["spec.includedNamespaces: ", &own, "nowhere (not in"]).await;
+    tenancy.target(&format!("{{profileRef: deployments, includedNamespaces: [{first}]}}"));
+    tenancy.collects(5).await;
 
     // So it is with a kind; and a scope that goes takes its limits along.
     tenancy.patch("kscope/limits", r#"{"spec":{"allowedGVKs":[{"version":"v1","kind":"ConfigMap"}]}}"#);

@@ -331,7 +331,7 @@ async fn a_connection_test_probes_once_and_deletes_itself() {
             "SinkNotFound",
             "there is no KollectDatabaseSink \"nobody\"",
         ),
-        ("bus", "{sinkRef: {eventSinkRef: bus}}", "NotServed", "spec.sinkRef.eventSinkRef: not in this build"),
+        ("bus", "{sinkRef: {eventSinkRef: bus}}", "SinkNotFound", "there is no KollectEventSink \"bus\""),
     ] {
         place.test(name, spec);
         let want = failed(reason);

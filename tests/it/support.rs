@@ -11,6 +11,7 @@ use kollect::lab::postgres::Database;
 use kollect::lab::{ControlPlane, Lab, LabOptions, Operator, Postgres, tools};
 use kube::api::{ObjectMeta, PostParams};
 use kube::{Api, Client};
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 /// One test's part of a lab.
@@ -135,6 +136,41 @@ impl LabRef {
             Self::Shared(lab) => lab,
             Self::Own(lab) => lab,
         }
+    }
+}
+
+/// A kind that a test brings along, served as `v1`.
+pub(crate) struct Definition<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) kind: &'a str,
+    pub(crate) plural: &'a str,
+    pub(crate) scope: &'a str,
+    /// What objects look like, as YAML.
+    pub(crate) schema: &'a str,
+}
+
+impl Default for Definition<'_> {
+    /// Objects of any shape, in namespaces.
+    fn default() -> Self {
+        let schema = "{type: object, x-kubernetes-preserve-unknown-fields: true}";
+        Self { group: "test.kollect.dev", kind: "", plural: "", scope: "Namespaced", schema }
+    }
+}
+
+impl Definition<'_> {
+    /// Returns the manifest, which others may follow.
+    pub(crate) fn manifest(&self) -> String {
+        let Self { group, kind, plural, scope, schema } = self;
+        let schema: Value = serde_saphyr::from_str(schema).expect("a schema");
+        let version = json!({"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}});
+        let names = json!({"kind": kind, "plural": plural, "singular": kind.to_lowercase()});
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": format!("{plural}.{group}")},
+            "spec": {"group": group, "scope": scope, "names": names, "versions": [version]},
+        });
+        format!("{definition}\n---\n")
     }
 }
 

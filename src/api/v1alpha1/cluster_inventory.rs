@@ -92,8 +92,25 @@ pub struct KollectClusterInventorySpec {
     pub suspend: bool,
 }
 
+/// The namespace of the sinks of a cluster inventory that names none.
+const SINK_NAMESPACE: &str = "kollect-system";
+
 fn sink_namespace() -> String {
-    "kollect-system".to_owned()
+    SINK_NAMESPACE.to_owned()
+}
+
+impl KollectClusterInventorySpec {
+    /// Returns the namespace of the sinks whose reference names none.
+    pub fn home_of_sinks(&self) -> &str {
+        let named = self.sink_namespace.trim();
+        if named.is_empty() { SINK_NAMESPACE } else { named }
+    }
+
+    /// Returns the namespace of the sink that a reference means.
+    pub fn namespace_of<'a>(&'a self, reference: &'a InventorySinkRef) -> &'a str {
+        let named = reference.namespace.trim();
+        if named.is_empty() { self.home_of_sinks() } else { named }
+    }
 }
 
 impl Default for KollectClusterInventorySpec {

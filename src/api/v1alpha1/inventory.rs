@@ -196,6 +196,9 @@ pub struct Destination {
     /// Branch of the repository (git, gitlab), for example `main`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub branch: String,
+    /// Format of the objects (s3, gcs), for example `parquet`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub format: String,
     /// Schema of the table (postgres), for example `public`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schema: String,

@@ -336,8 +336,8 @@ pub(super) fn snapshot_sink() -> Vec<Rule> {
         check(
             "!has(self.serialization) || !has(self.serialization.format) || self.serialization.format == 'json' \
              || (self.type in ['git', 'gitlab'] ? self.serialization.format in ['yaml', 'ndjson'] \
-             : self.serialization.format in ['parquet', 'csv'])",
-            "does not fit the type: git and gitlab write json, yaml or ndjson; s3 and gcs write json or parquet",
+             : self.serialization.format in ['ndjson', 'parquet', 'csv'])",
+            "does not fit the type: git and gitlab write json, yaml or ndjson; s3 and gcs write json, ndjson or parquet",
         )
         .at(".serialization.format"),
     ])

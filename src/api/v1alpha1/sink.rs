@@ -101,10 +101,12 @@ struct Base64(#[schemars(extend("format" = "byte"))] String);
 #[serde(rename_all = "camelCase")]
 pub struct Serialization {
     /// Format of documents and objects. git and gitlab write `json`, `yaml` or `ndjson` (`yaml` when absent), s3 and
-    /// gcs `json` or `parquet` (`json` when absent), all others `json`. `csv` is accepted in a spec and not written.
+    /// gcs `json`, `ndjson` or `parquet` (`json` when absent; wins over `spec.objectStore.format`), all others `json`.
+    /// `csv` is accepted in a spec and not written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<Format>,
-    /// Accepted for older manifests, without effect: nothing is compressed.
+    /// How objects of s3 and gcs are compressed: `json` and `ndjson` with `gzip` or `none` (`none` when absent; `.gz` is
+    /// added to the key), `parquet` with `zstd`, `snappy` or `none` (`zstd` when absent). Without effect for all others.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
 }

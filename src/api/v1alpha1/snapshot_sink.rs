@@ -33,7 +33,8 @@ use super::{SecretRef, rules};
 pub struct KollectSnapshotSinkSpec {
     /// What kind of place it is. git and gitlab take credentials from the Secret keys `token` (wins) or `password` with
     /// an optional `username`; git over SSH from `ssh-privatekey` (also `identity`, `id_rsa`) and `known_hosts`; s3 and
-    /// gcs from `accessKeyID` and `secretAccessKey`.
+    /// gcs from `accessKeyID`, `secretAccessKey` and, at will, `sessionToken`; gcs also from `credentials.json`, the key of
+    /// a service account, which wins.
     #[serde(rename = "type")]
     pub type_: SnapshotSinkType,
     /// Fields that every sink has.
@@ -231,7 +232,8 @@ pub struct ObjectStore {
     /// `spec.pathTemplate`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<ObjectFormat>,
-    /// Attributes that get a typed column of their own in parquet, at most 256, for example `[replicas, image]`.
+    /// Attributes that get a text column `attr_<name>` of their own in parquet, at most 256, for example
+    /// `[replicas, image]`; `[image, version]` when absent.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256), inner(length(max = 253)), extend("x-kubernetes-list-type" = "atomic"))]
     pub hot_attributes: Vec<String>,

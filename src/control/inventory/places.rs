@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{Place, State, same_place};
+use super::{Inventory, InventorySpec, Place, State, same_place};
 use crate::api::v1alpha1::conditions::reasons;
-use crate::api::v1alpha1::{Destination, Kind, KollectInventorySpec, KollectInventoryStatus};
+use crate::api::v1alpha1::{Destination, KollectInventoryStatus};
 use crate::control::Control;
 use crate::control::errand::Errand;
 use crate::control::family::SinkSpec;
@@ -19,11 +19,8 @@ use crate::control::resolve::{Failing, Obstacle};
 use crate::control::shelf::Object;
 use crate::deliver::{Departure, Leaving, Stray};
 use crate::export::Scope;
-use crate::model::{Cluster, InventoryKey, SinkKey, Uid};
+use crate::model::{Cluster, InventoryKey, Namespace, SinkKey, Uid};
 use crate::sinks::{Leave, Sink};
-
-/// Keeps a deleted inventory until its places are left.
-pub(super) const FINALIZER: &str = "kollect.dev/inventory-cleanup";
 
 /// A sink that leads to a place, and what its spec wants to become of the rows.
 #[derive(Debug, Clone)]
@@ -57,50 +54,38 @@ pub(super) struct Left {
 
 impl Control {
     /// Sees to it that a deleted inventory is kept for as long as it has something to clean up.
-    pub(super) fn hold_deletion(
-        &mut self,
-        key: &InventoryKey,
-        object: &Object<KollectInventorySpec>,
-        destinations: &[Destination],
-    ) {
-        let finalizers = object.meta.finalizers.as_deref().unwrap_or_default();
-        let held = finalizers.iter().any(|finalizer| finalizer == FINALIZER);
+    pub(super) fn hold_deletion(&mut self, it: Inventory<'_>, destinations: &[Destination]) {
+        let (finalizers, own) = (it.object.meta.finalizers.as_deref().unwrap_or_default(), it.finalizer());
+        let held = finalizers.iter().any(|finalizer| finalizer == own);
         if !held && !destinations.is_empty() {
-            let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([FINALIZER]).collect();
-            self.set_finalizers(key, object, &all);
+            let all: Vec<&str> = finalizers.iter().map(String::as_str).chain([own]).collect();
+            self.set_finalizers(it, &all);
         }
     }
 
     /// Lets a deleted inventory go.
-    pub(super) fn release_deletion(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>) {
-        let finalizers = object.meta.finalizers.as_deref().unwrap_or_default();
-        let rest: Vec<&str> =
-            finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != FINALIZER).collect();
+    pub(super) fn release_deletion(&mut self, it: Inventory<'_>) {
+        let (finalizers, own) = (it.object.meta.finalizers.as_deref().unwrap_or_default(), it.finalizer());
+        let rest: Vec<&str> = finalizers.iter().map(String::as_str).filter(|finalizer| *finalizer != own).collect();
         if rest.len() < finalizers.len() {
-            self.set_finalizers(key, object, &rest);
+            self.set_finalizers(it, &rest);
         }
     }
 
-    fn set_finalizers(&mut self, key: &InventoryKey, object: &Object<KollectInventorySpec>, all: &[&str]) {
+    fn set_finalizers(&mut self, it: Inventory<'_>, all: &[&str]) {
         // With the version, so that a finalizer that somebody else sets at the same moment is not lost.
-        let patch = json!({"metadata": {"finalizers": all, "resourceVersion": object.meta.resource_version}});
-        self.send((Kind::Inventory, key.clone()), Errand::Merge(patch));
+        let patch = json!({"metadata": {"finalizers": all, "resourceVersion": it.object.meta.resource_version}});
+        self.send(it.subject.clone(), Errand::Merge(patch));
     }
 
     /// Goes on leaving the places that are on record and not in use.
     ///
     /// While a reference cannot be resolved nothing is left: it may be the one that uses the place.
-    pub(super) async fn leave_unused(
-        &self,
-        key: &InventoryKey,
-        object: &Object<KollectInventorySpec>,
-        recorded: &[Destination],
-        state: &State,
-    ) -> Left {
+    pub(super) async fn leave_unused(&self, it: Inventory<'_>, recorded: &[Destination], state: &State) -> Left {
         let used = |there: &Destination| state.bindings.values().any(|bound| same_place(&bound.destination, there));
         let mut left = Left::default();
         for there in recorded.iter().filter(|there| !used(there)) {
-            self.leave_place(key, object.uid(), there, state, &mut left).await;
+            self.leave_place(it.key, it.object.uid(), there, state, &mut left).await;
         }
         left
     }
@@ -146,7 +131,8 @@ impl Control {
             Err(Obstacle::Refused(_)) => None,
         };
         let family = there.sink.split_once('/').map_or("", |(family, _)| family);
-        let mut sinks = self.shelves.sinks.within(&key.namespace);
+        let home = Some(there.sink_namespace.as_str()).filter(|named| !named.is_empty());
+        let mut sinks = self.shelves.sinks.within(&home.map_or_else(|| key.namespace.clone(), Namespace::new));
         sinks.retain(|sink| family.is_empty() || sink.family.as_str() == family);
         // The one that is on record comes first.
         sinks.sort_by_key(|sink| sink.to_string() != there.sink);
@@ -193,7 +179,7 @@ impl Control {
 }
 
 /// Returns the places that a status has on record.
-pub(super) fn recorded(object: &Object<KollectInventorySpec>) -> Vec<Destination> {
+pub(super) fn recorded(object: &Object<InventorySpec>) -> Vec<Destination> {
     let status: KollectInventoryStatus = serde_json::from_value(object.status.clone()).unwrap_or_default();
     status.destinations
 }

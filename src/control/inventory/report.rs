@@ -20,6 +20,8 @@ const WITHOUT: &str = "; written without what was never listed: ";
 #[derive(Debug, Clone)]
 pub(super) struct SinkView {
     pub(super) name: String,
+    /// Of the sink, where it is not that of the inventory.
+    pub(super) namespace: String,
     pub(super) state: SinkState,
     pub(super) report: Report,
     pub(super) interval: Duration,
@@ -75,6 +77,7 @@ impl SinkView {
                 let reason = match failing.reason {
                     reasons::NOT_SERVED
                     | reasons::SCOPE_SINK_DENIED
+                    | reasons::SINK_NAMESPACE_DENIED
                     | reasons::SINK_NOT_FOUND
                     | reasons::CLUSTER_CONFLICT
                     | reasons::PATH_CONFLICT
@@ -91,7 +94,7 @@ impl SinkView {
         let behind = !matches!(self.state, SinkState::Exported | SinkState::Debounced) && !lag.is_zero();
         SinkExport {
             name: self.name.clone(),
-            namespace: String::new(),
+            namespace: self.namespace.clone(),
             last_export_time: last_write.or_else(|| old.and_then(|old| old.last_export_time.clone())),
             last_checksum: self
                 .report
@@ -123,7 +126,7 @@ pub(super) fn findings(views: &[SinkView], rows: usize, whole: bool) -> (Vec<Fin
     let messages: Vec<String> = failing.iter().map(|(name, failing)| format!("{name}: {}", failing.message)).collect();
     let message = messages.join("; ");
     // Of these a person hears even while other sinks are current.
-    let severe = [reasons::SCOPE_SINK_DENIED, reasons::NOT_SERVED];
+    let severe = [reasons::SINK_NAMESPACE_DENIED, reasons::SCOPE_SINK_DENIED, reasons::NOT_SERVED];
     let severe = severe.into_iter().find(|reason| failing.iter().any(|(_, failing)| failing.reason == *reason));
     let clamped = views.iter().find(|view| view.raised.is_some());
     let clamped = clamped.map_or_else(String::new, |view| raised(view.raised.as_deref()));
@@ -218,6 +221,7 @@ fn keeps_its_reason(reason: &str) -> bool {
     [
         reasons::NOT_SERVED,
         reasons::SCOPE_SINK_DENIED,
+        reasons::SINK_NAMESPACE_DENIED,
         reasons::SINK_NOT_FOUND,
         reasons::SECRET_RESOLVE_FAILED,
         reasons::INVALID_SPEC,
@@ -226,6 +230,26 @@ fn keeps_its_reason(reason: &str) -> bool {
         reasons::PAYLOAD_TOO_LARGE,
     ]
     .contains(&reason)
+}
+
+/// Turns the conditions of an inventory into those of a cluster inventory: it is not Ready beside Degraded, has rolled up
+/// where there is no sink, and remembers that it was exported once.
+pub(super) fn rolled_up(findings: &mut Vec<Finding>, before: &[Condition]) {
+    if findings.iter().any(|found| found.type_ == types::DEGRADED) {
+        findings.retain(|found| found.type_ != types::READY);
+    }
+    for found in findings.iter_mut().filter(|found| found.reason == reasons::NO_EXPORT) {
+        found.reason = reasons::ROLLED_UP;
+    }
+    let exported = findings.iter().find(|found| found.type_ == types::READY && found.reason != reasons::ROLLED_UP);
+    let exported = exported.map(|ready| Finding { type_: types::EXPORT_SUCCEEDED, ..ready.clone() });
+    let earlier = before.iter().find(|condition| condition.type_ == types::EXPORT_SUCCEEDED).map(|condition| Finding {
+        type_: types::EXPORT_SUCCEEDED,
+        status: ConditionStatus::True,
+        reason: if condition.reason == reasons::EXPORTED { reasons::EXPORTED } else { reasons::PARTIALLY_SYNCED },
+        message: condition.message.clone(),
+    });
+    findings.extend(exported.or(earlier));
 }
 
 /// The conditions of an inventory that may not export at all.
@@ -280,6 +304,7 @@ mod tests {
     fn view(name: &str, state: SinkState) -> SinkView {
         SinkView {
             name: name.to_owned(),
+            namespace: String::new(),
             state,
             report: Report::default(),
             interval: Duration::from_secs(30),
@@ -365,6 +390,33 @@ mod tests {
         for (views, want) in cases {
             assert_eq!(said(views), *want);
         }
+    }
+
+    #[test]
+    fn a_cluster_inventory_is_not_ready_beside_degraded_and_remembers_that_it_was_exported() {
+        let rolled = |views: &[SinkView], before: &[Condition]| {
+            let (mut found, _) = findings(views, 7, true);
+            rolled_up(&mut found, before);
+            merge(before, &found, 1, &NOW)
+        };
+        let said = |conditions: &[Condition]| {
+            let line = |found: &Condition| format!("{}={}/{}", found.type_, found.status, found.reason);
+            conditions.iter().map(line).collect::<Vec<_>>()
+        };
+        let none = ["Ready=True/RolledUp", "Synced=True/RolledUp", "SinkReachable=True/NoSinksConfigured"];
+        assert_eq!(said(&rolled(&[], &[])), none);
+        let good = || view("database/a", SinkState::Exported);
+        let exported = rolled(&[good()], &[]);
+        assert_eq!(said(&exported)[3..], ["ExportSucceeded=True/Exported"]);
+        let denied = view("database/b", failing("SinkNamespaceDenied", Class::Terminal));
+        let degraded = rolled(&[good(), denied], &exported);
+        let want = [
+            "Synced=False/PartiallySynced",
+            "Degraded=True/SinkNamespaceDenied",
+            "SinkReachable=False/ExportTerminal",
+            "ExportSucceeded=True/Exported",
+        ];
+        assert_eq!(said(&degraded), want);
     }
 
     #[test]

@@ -227,6 +227,27 @@ mod tests {
         assert!(absence.brake(many).is_some(), "a permission is for one absence");
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn each_namespace_of_a_cluster_target_holds_its_own_rows_for_one_absence() {
+        let (mut missing, mut large, mut small) = (Absence::default(), Absence::default(), Absence::default());
+        let (now, many) = (Instant::now(), Loss { rows: 101, of: 101 });
+        missing.profile(now);
+        large.follow(&missing);
+        small.follow(&missing);
+        assert!(large.brake(many).is_some());
+        assert_eq!(small.brake(Loss { rows: 5, of: 5 }), None);
+        large.follow(&missing);
+        assert!(large.held().is_some(), "the same absence goes on");
+        assert!(large.release());
+        assert_eq!(large.brake(many), None);
+        missing.kind(&gvk("Thing"), now);
+        large.follow(&missing);
+        assert!(large.brake(many).is_some(), "a permission is for one absence");
+        missing.clear();
+        large.follow(&missing);
+        assert!(!large.is_open() && large.held().is_none());
+    }
+
     #[test]
     fn what_vanishes_together_is_counted_together_with_what_only_the_statuses_know() {
         let known = |stored| Going { stored, told: None };

@@ -1,5 +1,7 @@
 //! The brake on mass deletions (D4): what would go with all that is missing in a namespace, and who lets it go.
 
+use std::collections::BTreeSet;
+
 use serde_json::Value;
 
 use super::absence::{Going, Held, Loss};
@@ -8,7 +10,7 @@ use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectTargetSpec};
 use crate::control::Control;
 use crate::control::shelf::Object;
-use crate::model::{Name, Namespace, TargetKey};
+use crate::model::{Name, Namespace, ObjectKey, TargetKey};
 
 impl Control {
     /// Holds rows that would go because something vanished, when they are too many.
@@ -66,7 +68,13 @@ impl Control {
     /// Returns how many rows the inventories of a namespace say they have.
     pub(super) fn told(&self, namespace: &Namespace) -> usize {
         let inventories = self.shelves.inventories.within(namespace);
-        inventories.map(|(_, inventory)| usize_of(&inventory.status["itemCount"])).max().unwrap_or_default()
+        let own = inventories.map(|(_, inventory)| usize_of(&inventory.status["itemCount"]));
+        let all = self.shelves.cluster_inventories.iter().filter_map(|(_, inventory)| {
+            let mut shards = inventory.status["namespaceShards"].as_array()?.iter();
+            let here = shards.find(|shard| shard["namespace"].as_str() == Some(namespace.as_str()))?;
+            Some(usize_of(&here["itemCount"]))
+        });
+        own.chain(all).max().unwrap_or_default()
     }
 
     /// Says which rows of a namespace are held, why, and what to do; nothing while none are. For its inventories.
@@ -85,6 +93,18 @@ impl Control {
         let named = [named("KollectTarget", &targets), named("KollectClusterTarget", &cluster_targets)];
         let named: Vec<String> = named.into_iter().flatten().collect();
         Some(format!("{}: {first}", named.join(", ")))
+    }
+
+    /// Lets the rows of a cluster target go that are held now in these namespaces.
+    pub(in crate::control) fn release_cluster_target(&mut self, name: &Name, namespaces: &BTreeSet<Namespace>) {
+        let key = ObjectKey::new(Namespace::new(""), name.clone());
+        let Some(state) = self.cluster_targets.get_mut(&key) else { return };
+        for namespace in namespaces {
+            if state.release(namespace) {
+                tracing::info!(target = %name, namespace = %namespace, "held rows released");
+                self.work.insert((Kind::ClusterTarget, key.clone()));
+            }
+        }
     }
 
     /// Lets the rows of a namespace go that are held now.

@@ -10,30 +10,22 @@ mod report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use serde_json::json;
 use tokio::time::Instant;
 
 use super::absence::Going;
 use super::room::Fill;
-use super::{Chosen, Refusal, Resolved, Rows, filter, in_words, some};
+use super::{Chosen, Refusal, Resolved, Rows, in_words, remarks, secrets, some};
 use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{Kind, KollectClusterTargetSpec, KollectClusterTargetStatus};
 use crate::control::Control;
-use crate::control::errand::Errand;
 use crate::control::overview::Seen;
 use crate::control::shelf::Object;
 use crate::error::Class;
 use crate::model::{Gvk, Name, Namespace, ObjectKey, TargetKey};
-use crate::store::{Store, TargetCounts};
-use crate::validate::scope::StaticRef;
+use crate::store::{HOME, Store, TargetCounts};
+use crate::validate::scope::{Ceiling, StaticRef};
 use crate::validate::{self, FieldPath};
 use crate::watch::{Interest, Scope};
-
-/// What earlier releases put on a cluster target. Rows here are gone with the object, so nothing has to wait; one that is
-/// still there is taken off, or the object could never go.
-const FINALIZER: &str = "kollect.dev/cluster-target-cleanup";
-/// The namespace that objects count for which live in none.
-const HOME: &str = "default";
 
 /// What is remembered of a cluster target between two reconciles.
 #[derive(Debug, Default)]
@@ -42,6 +34,8 @@ pub(in crate::control) struct State {
     common: super::State,
     /// Where it collects, or where its rows have to be left alone.
     registrations: BTreeMap<Namespace, Registration>,
+    /// Nothing stood in its way when it was last looked at.
+    ready: Option<bool>,
 }
 
 /// A cluster target in one namespace.
@@ -144,6 +138,9 @@ impl Registration {
 impl Control {
     pub(in crate::control) fn reconcile_cluster_target(&mut self, key: &ObjectKey) -> Option<Class> {
         let object = self.shelves.cluster_targets.get(key).cloned();
+        if let Some(object) = &object {
+            self.free((Kind::ClusterTarget, key.clone()), &object.meta);
+        }
         let Some(object) = object.filter(|object| object.meta.deletion_timestamp.is_none()) else {
             self.end_cluster_target(key);
             return None;
@@ -166,6 +163,9 @@ impl Control {
         let changed: BTreeSet<Namespace> = held.symmetric_difference(&state.held()).cloned().collect();
         self.queue_inventories(|inventory| changed.contains(&inventory.namespace));
         let class = self.report_cluster_target(key, &object, &outcome, &mut state);
+        if state.ready.replace(class.is_none()) != Some(class.is_none()) {
+            self.queue_cluster_inventories(|_, _| true);
+        }
         let suspended = outcome.is_err_and(|refusal| refusal.reason == reasons::SUSPENDED);
         let collects = state.registrations.values().find_map(|registration| registration.interest.as_ref());
         match (collecting, collects) {
@@ -191,6 +191,11 @@ impl Control {
         class
     }
 
+    /// Tells whether a cluster target is Ready, as far as this process has seen it.
+    pub(in crate::control) fn is_ready(&self, key: &ObjectKey) -> bool {
+        self.cluster_targets.get(key).and_then(|state| state.ready).unwrap_or_default()
+    }
+
     /// Forgets a cluster target that is gone or going.
     fn end_cluster_target(&mut self, key: &ObjectKey) {
         if let Some(state) = self.cluster_targets.remove(key) {
@@ -199,15 +204,7 @@ impl Control {
             }
         }
         self.overview.remove(key);
-        let subject = (Kind::ClusterTarget, key.clone());
-        self.forget(&subject);
-        let Some(object) = self.shelves.cluster_targets.get(key) else { return };
-        let finalizers = object.meta.finalizers.as_deref().unwrap_or_default();
-        let rest: Vec<&String> = finalizers.iter().filter(|finalizer| *finalizer != FINALIZER).collect();
-        if rest.len() < finalizers.len() {
-            let patch = json!({"metadata": {"finalizers": rest, "resourceVersion": object.meta.resource_version}});
-            self.send(subject, Errand::Merge(patch));
-        }
+        self.forget(&(Kind::ClusterTarget, key.clone()));
     }
 
     fn resolve_cluster_target(
@@ -222,6 +219,7 @@ impl Control {
             return Err(Refusal::new(reasons::SUSPENDED, message, Rows::Go));
         }
         let target = validate::cluster_target(spec).map_err(|errors| invalid(errors.to_string(), Rows::Stay))?;
+        secrets::consented(&self.shelves, target.profile())?;
         let ceiling = self.shelves.cluster_ceiling()?;
         let reference = FieldPath::spec().field("profileRef").field("namespace");
         ceiling.allows_static_ref(&reference, StaticRef::Profile, &target.profile().namespace)?;
@@ -246,14 +244,16 @@ impl Control {
             }
         }
         let effective = ceiling.limits().narrow(&matched);
+        let mut remarks = remarks::of(target.intent(), &gvk, resource.scope, state.common.compiled.as_ref());
+        remarks.extend(limited(ceiling.limits(), spec));
         let target = Arc::new(target.intent().clone());
-        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } })
+        Ok(Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective }, remarks })
     }
 
     /// Registers a cluster target where it collects, and nowhere else.
     fn collect_everywhere(&self, key: &ObjectKey, resolved: Resolved, state: &mut State) -> Places {
-        let Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective } } = resolved;
-        state.common.remarks = filter::remarks(&target, &gvk, resource.scope);
+        let Resolved { target, gvk, resource, program, namespaces: Chosen { matched, effective }, remarks } = resolved;
+        state.common.remarks = remarks.join("; ");
         let resource = Arc::new(resource);
         let mut places = Places { matched: matched.into_keys().collect(), ..Places::default() };
         let mut before = std::mem::take(&mut state.registrations);
@@ -348,7 +348,42 @@ impl Control {
     }
 }
 
+/// Says which namespaces that are named the scope of the cluster takes away. Admission refuses them; a scope that comes
+/// later does not stop the others.
+fn limited(limits: &Ceiling, spec: &KollectClusterTargetSpec) -> Option<String> {
+    let names: Vec<Namespace> = spec.included_namespaces.iter().map(|name| Namespace::new(name.as_str())).collect();
+    let allowed = limits.allows_namespaces(&FieldPath::spec().field("includedNamespaces"), &names);
+    allowed.err().map(|denial| denial.message)
+}
+
 /// Returns what the store has of one registration.
 fn counts(store: &Store, namespace: &Namespace, name: &Name) -> TargetCounts {
     store.existing(namespace).map(|table| table.target_counts(name)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::validate::scope;
+
+    #[test]
+    fn what_a_scope_takes_from_the_namespaces_that_are_named_is_said() {
+        let key = ObjectKey::new(Namespace::new(""), Name::new("limits"));
+        let limits = serde_json::from_value(json!({"deniedNamespaces": ["secret"]})).unwrap();
+        let ceiling = scope::cluster_scope(&key, &limits).unwrap();
+        let said = |names: &[&str]| {
+            let spec = json!({
+                "profileRef": {"name": "p", "namespace": "n"}, "namespaceSelector": {}, "includedNamespaces": names,
+            });
+            limited(ceiling.limits(), &serde_json::from_value(spec).unwrap())
+        };
+        assert_eq!(said(&["a"]), None);
+        let said = said(&["a", "secret"]).unwrap();
+        assert!(
+            said.starts_with("spec.includedNamespaces: not allowed by KollectClusterScope \"limits\": secret"),
+            "{said}"
+        );
+    }
 }

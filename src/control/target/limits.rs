@@ -31,7 +31,7 @@ impl Limits {
         Ok(Self(limits))
     }
 
-    /// Checks the namespaces that a target asks for. Where nothing is asked for by name, as by a target of a cluster-scoped
+    /// Checks the namespaces that a target asks for, those that it names whether they are there or not. Where nothing is asked for by name, as by a target of a cluster-scoped
     /// kind, its own namespace stands for it.
     pub(super) fn allow<V>(
         &self,
@@ -40,12 +40,12 @@ impl Limits {
         matched: &BTreeMap<Namespace, V>,
     ) -> Result<(), Refusal> {
         let root = FieldPath::spec();
+        let named: Vec<Namespace> = spec.included_namespaces.iter().map(|name| Namespace::new(name.as_str())).collect();
+        self.0.allows_namespaces(&root.field("includedNamespaces"), &named)?;
         if matched.is_empty() {
             self.0.allows_namespaces(&root, [&key.namespace])?;
-        } else if spec.included_namespaces.is_empty() {
+        } else if named.is_empty() {
             self.0.allows_namespaces(&root.field("namespaceSelector"), matched.keys())?;
-        } else {
-            self.0.allows_namespaces(&root.field("includedNamespaces"), matched.keys())?;
         }
         Ok(())
     }

@@ -10,17 +10,21 @@ use crate::control::Control;
 use crate::model::{Name, Namespace, ObjectKey, Part, TargetKey};
 
 impl Control {
-    /// Names parts of the targets of a namespace that were never listed, with what stands in the way of each.
-    pub(in crate::control) fn unknown(&self, namespace: &Namespace, parts: &[Part]) -> String {
+    /// Names parts that were never listed, with what stands in the way of each. `home` says in which namespace the target
+    /// of a part is registered; of several the first tells for all.
+    pub(in crate::control) fn unknown(&self, home: impl Fn(&Part) -> Namespace, parts: &[Part]) -> String {
+        let mut homes: BTreeMap<&Name, Namespace> = BTreeMap::new();
         let mut targets: BTreeMap<&Name, Vec<&Namespace>> = BTreeMap::new();
         for part in parts {
+            homes.entry(&part.target).or_insert_with(|| home(part));
             targets.entry(&part.target).or_default().push(&part.namespace);
         }
         let mut named: Vec<String> = Vec::new();
         for (name, namespaces) in targets.iter().take(NAMED) {
             let place = some(namespaces.iter().copied().filter(|namespace| !namespace.is_empty()));
             let place = if place.is_empty() { String::new() } else { format!(" in {place}") };
-            let key = TargetKey::new(namespace.clone(), (*name).clone());
+            let Some(home) = homes.get(name) else { continue };
+            let key = TargetKey::new(home.clone(), (*name).clone());
             named.push(format!("target {:?}{place} ({})", name.as_str(), self.why_unknown(&key, namespaces)));
         }
         let more = targets.len().saturating_sub(NAMED);

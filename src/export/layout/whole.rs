@@ -7,7 +7,7 @@ use super::{Layout, LayoutError, OF_DOCUMENT, Places, Scratch};
 use crate::api::v1alpha1::sink::{LayoutContent, LayoutMode};
 use crate::canonical;
 use crate::export::Document;
-use crate::export::envelope::{self, Checksum, PartOf, SCHEMA_VERSION, Stamped, TooLarge};
+use crate::export::envelope::{self, Checksum, Cut, PartOf, SCHEMA_VERSION, Stamped, TooLarge};
 use crate::export::file::{File, FilePath, Shape, Text};
 use crate::export::json::{self, Kind, Tape};
 use crate::model::{InventoryKey, Row};
@@ -91,30 +91,37 @@ impl Layout {
     }
 
     fn parts(&self, document: &Document) -> Result<Rendered, LayoutError> {
+        let parts = self.cut(document)?;
+        let mut files = Vec::with_capacity(parts.len() + 1);
+        for index in 0..parts.len() {
+            files.extend(parts.render(index));
+        }
+        files.extend(parts.manifest()?);
+        let (checksum, set_checksum) = (parts.checksum(), parts.set_checksum());
+        Ok(Rendered { files, checksum, set_checksum, path: parts.path, refused: parts.cut.too_large })
+    }
+
+    /// Cuts a document into the parts that it is written in; they are rendered one at a time.
+    ///
+    /// # Errors
+    /// Terminal, with the field to change.
+    pub fn cut<'a>(&'a self, document: &'a Document) -> Result<Parts<'a>, LayoutError> {
         let (inventory, generation) = (&document.scope.inventory, document.standing.generation);
         let stamped = Stamped { generation, exported_at: document.exported_at };
         let path = self.document_path(inventory, generation)?;
         let cut = envelope::cut(stamped, inventory, &document.rows, document.max_part_bytes);
-        if let [rows] = cut.parts.as_slice() {
-            let (text, checksum) = stamped.write(self.notation, rows, None);
-            let files = vec![File { path: path.clone(), text }];
-            let set_checksum = Checksum::of_set(&[checksum]);
-            return Ok(Rendered { files, checksum, set_checksum, path, refused: cut.too_large });
-        }
         let total = cut.parts.len();
-        let (mut files, mut checksums) = (Vec::with_capacity(total + 1), Vec::with_capacity(total));
-        for (index, rows) in cut.parts.iter().enumerate() {
-            let part = PartOf { index: index + 1, total };
-            let name = part_name(inventory, part.index, total);
-            let path = self.inventory_path(&self.document, OF_DOCUMENT, inventory, &name, generation)?;
-            let (text, checksum) = stamped.write(self.notation, rows, Some(part));
-            files.push(File { path, text });
-            checksums.push(checksum);
+        let mut paths = Vec::with_capacity(total);
+        if total == 1 {
+            paths.push(path.clone());
+        } else {
+            for index in 1..=total {
+                let name = part_name(inventory, index, total);
+                paths.push(self.inventory_path(&self.document, OF_DOCUMENT, inventory, &name, generation)?);
+            }
         }
-        files.push(self.manifest(&path, inventory, stamped, &files)?);
-        let set_checksum = Checksum::of_set(&checksums);
-        let checksum = cut.checksum.unwrap_or(set_checksum); // it is there: the document was cut
-        Ok(Rendered { files, checksum, set_checksum, path, refused: cut.too_large })
+        let checksums = cut.parts.iter().map(|rows| Checksum::of_items(rows.iter().copied())).collect();
+        Ok(Parts { layout: self, inventory, stamped, path, paths, checksums, cut })
     }
 
     /// Returns the file that names the parts of a set.
@@ -123,9 +130,9 @@ impl Layout {
         document: &FilePath,
         inventory: &InventoryKey,
         stamped: Stamped,
-        parts: &[File],
+        parts: &[FilePath],
     ) -> Result<File, LayoutError> {
-        let mut paths: Vec<&FilePath> = parts.iter().map(|file| &file.path).collect();
+        let mut paths: Vec<&FilePath> = parts.iter().collect();
         paths.sort_unstable();
         let mut text =
             format!("{{\"kind\":\"KollectExportSetManifest\",\"schemaVersion\":\"{SCHEMA_VERSION}\"").into_bytes();
@@ -179,6 +186,69 @@ impl Layout {
         }
         let path = self.document_path(inventory, generation)?;
         Ok(Rendered { files, checksum, set_checksum: Checksum::of_set(&[checksum]), path, refused })
+    }
+}
+
+/// A document in the parts that it is written in: one, or several and a manifest.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    layout: &'a Layout,
+    inventory: &'a InventoryKey,
+    stamped: Stamped,
+    path: FilePath,
+    /// One for each part.
+    paths: Vec<FilePath>,
+    /// Over the items of each part.
+    checksums: Vec<Checksum>,
+    cut: Cut<'a>,
+}
+
+impl Parts<'_> {
+    /// Returns how many parts there are, at least one.
+    #[expect(clippy::len_without_is_empty, reason = "it never is")]
+    pub fn len(&self) -> usize {
+        self.paths.len()
+    }
+
+    /// Returns the paths of the parts in their order.
+    pub fn paths(&self) -> &[FilePath] {
+        &self.paths
+    }
+
+    /// Returns the checksum over the items of all rows in canonical order.
+    pub fn checksum(&self) -> Checksum {
+        // Where there is one part, its own is that of all.
+        self.cut.checksum.or(self.checksums.first().copied()).unwrap_or_else(|| self.set_checksum())
+    }
+
+    /// Returns the checksum over the checksums of the parts.
+    pub fn set_checksum(&self) -> Checksum {
+        Checksum::of_set(&self.checksums)
+    }
+
+    /// Returns the rows that no part can hold.
+    pub fn refused(&self) -> &[TooLarge] {
+        &self.cut.too_large
+    }
+
+    /// Renders one part, counted from 0; nothing where there is none.
+    pub fn render(&self, index: usize) -> Option<File> {
+        let (rows, path) = (self.cut.parts.get(index)?, self.paths.get(index)?);
+        let total = self.len();
+        let part = (total > 1).then_some(PartOf { index: index + 1, total });
+        let (text, _) = self.stamped.write(self.layout.notation, rows, part);
+        Some(File { path: path.clone(), text })
+    }
+
+    /// Renders the file that names the parts; nothing where there is one part only.
+    ///
+    /// # Errors
+    /// Terminal, with the field to change.
+    pub fn manifest(&self) -> Result<Option<File>, LayoutError> {
+        if self.len() == 1 {
+            return Ok(None);
+        }
+        self.layout.manifest(&self.path, self.inventory, self.stamped, &self.paths).map(Some)
     }
 }
 

@@ -266,7 +266,8 @@ impl Checker<'_> {
         let mut entries = Vec::with_capacity(map.entries.len());
         for mut entry in map.entries {
             let EntryExpr::MapEntry(pair) = &mut entry.expr else { return self.fail(id, "unknown type") };
-            let (key, ty) = self.expr(std::mem::take(&mut pair.key), &mut Vec::new())?;
+            // A key is shown as well as what is under it.
+            let (key, ty) = self.expr(std::mem::take(&mut pair.key), keys)?;
             if !ty.may_be(&[Ty::String, Ty::Int, Ty::UInt, Ty::Bool]) {
                 return self.fail(key.id, format!("type {} cannot be a map key", ty.name()));
             }

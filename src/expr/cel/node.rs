@@ -251,8 +251,13 @@ impl Sizer for View<'_> {
 /// Compares by structure, whether a list or map is a view or was made by the expression.
 fn equal(left: &dyn Val, right: &dyn Val) -> bool {
     let (kind, other) = (left.get_type().kind(), right.get_type().kind());
-    if kind != other || !matches!(kind, Kind::List | Kind::Map) {
+    let nests = |kind: Kind| matches!(kind, Kind::List | Kind::Map);
+    if !nests(kind) && !nests(other) {
         return left.equals(right);
+    }
+    // Never by `equals` of a view, which asks here again.
+    if kind != other {
+        return false;
     }
     let sizes = left.as_sizer().zip(right.as_sizer());
     if sizes.is_none_or(|(left, right)| left.size().inner() != right.size().inner()) {

@@ -37,6 +37,41 @@ fn paths_that_multiply_end_at_their_budget() {
 }
 
 #[test]
+fn what_is_of_another_type_is_not_equal() {
+    for (path, expected) in [
+        ("cel:object.a == 1", "false"),
+        ("cel:object.x == null", "false"),
+        ("cel:object.x == object.a", "false"),
+        ("cel:'a' == dyn(object.a)", "false"),
+        ("cel:object.x != 'x'", "true"),
+        ("cel:1 in [object.a, object.x]", "false"),
+        ("cel:object.a in [1, 'a', object.a]", "true"),
+        ("cel:[object.x] == ['x']", "false"),
+        ("cel:{'k': object.x} == {'k': 1.5}", "false"),
+    ] {
+        assert_eq!(evaluated(path, OBJECT).unwrap(), format!(r#"{{"v":{expected}}}"#), "{path}");
+    }
+}
+
+#[test]
+fn a_value_that_is_hidden_is_neither_a_key_of_a_result_nor_in_an_error() {
+    for path in [
+        "cel:{object.password: 1}",
+        "cel:[{[object.password][0]: 1}]",
+        "cel:[object.password].map(x, {x: 1})",
+        "cel:{'k': {object.env[0].value: 1}}",
+    ] {
+        assert_eq!(evaluated(path, OBJECT).unwrap(), format!(r#"{{"v":{HIDDEN}}}"#), "{path}");
+    }
+    for path in ["cel:{'a': 1}[object.password]", "cel:object[object.password]", "cel:object.x[object.env[0].value]"] {
+        let error = evaluated(path, OBJECT).unwrap_err();
+        assert_eq!(error, "attribute \"v\": no such key: one that is computed", "{path}");
+    }
+    let error = evaluated("cel:object.x['missing']", OBJECT).unwrap_err();
+    assert_eq!(error, "attribute \"v\": no such key: missing");
+}
+
+#[test]
 fn two_hundred_cubed_iterations_end_at_their_budget() {
     let list = format!(r#"{{"metadata":{{}},"l":[{}1]}}"#, "1,".repeat(199));
     let path = "cel:object.l.map(x, object.l.map(y, object.l.map(z, x + y + z)))";
@@ -107,7 +142,98 @@ fn hostile_patterns_do_not_hang() {
     }
 }
 
+/// An object with some of everything, to be read by paths that nobody would write.
+const OBJECT: &str = r#"{"metadata":{"name":"a","labels":{"a":"é","x":""}},"a":[1,-2.5,null,true,"1",[[],{}],{"a":{"a":[{"a":1}]}}],
+    "x":{"x":18446744073709551615,"a":"2026-01-01T00:00:00Z"},"env":[{"name":"TOKEN","value":"MARKER"}],"password":"MARKER"}"#;
+
+/// Text that is mostly of the language, so that some of it compiles.
+fn jsonpath() -> impl Strategy<Value = String> {
+    r"\{(\.a|\.x|\.env|\.\.|\.\*|\[0\]|\[-1\]|\[\*\]|\[:-1\]|\[::2\]|\[0,1\]|\['a','x'\]|\[\?\(@\.a\)\]|\[\?\(@\.a==1\)\]|\[\?\(@\.\.name>'a'\)\]|\$|@|\}\{)*\}"
+}
+
+/// The same of CEL.
+fn cel() -> impl Strategy<Value = String> {
+    let leaf = prop::sample::select(vec![
+        "object",
+        "object.a",
+        "object.x.x",
+        "object.env",
+        "x",
+        "1",
+        "-1",
+        "2.5",
+        "0u",
+        "'a'",
+        "b'a'",
+        "''",
+        "null",
+        "true",
+        "[]",
+        "{}",
+        "duration('1h')",
+        "timestamp('2026-01-01T00:00:00Z')",
+        "9223372036854775807",
+        "object.password",
+    ]);
+    leaf.prop_map(str::to_owned).prop_recursive(5, 32, 3, |inner| {
+        let two = (inner.clone(), inner.clone());
+        let operator = prop::sample::select(vec!["+", "-", "*", "/", "%", "==", "<", "in", "&&", "||"]);
+        let call = prop::sample::select(vec![
+            "size", "int", "uint", "double", "string", "bytes", "bool", "dyn", "type", "-", "!",
+        ]);
+        let method =
+            prop::sample::select(vec!["contains", "startsWith", "matches", "map", "filter", "exists", "getFullYear"]);
+        prop_oneof![
+            (two.clone(), operator).prop_map(|((left, right), operator)| format!("({left} {operator} {right})")),
+            (call, inner.clone()).prop_map(|(call, value)| format!("{call}({value})")),
+            (two.clone(), method).prop_map(|((value, with), method)| match method {
+                "map" | "filter" | "exists" => format!("{value}.{method}(x, {with})"),
+                "getFullYear" => format!("{value}.getFullYear()"),
+                _ => format!("{value}.{method}({with})"),
+            }),
+            (inner.clone(), two.clone())
+                .prop_map(|(condition, (left, right))| format!("({condition} ? {left} : {right})")),
+            two.clone().prop_map(|(left, right)| format!("[{left}, {right}]")),
+            two.clone().prop_map(|(key, value)| format!("{{{key}: {value}}}")),
+            two.prop_map(|(value, index)| format!("{value}[{index}]")),
+        ]
+    })
+}
+
 proptest! {
+    #[test]
+    fn no_text_is_a_path_that_panics(text in any::<String>(), prefix in prop::sample::select(vec!["", "$.", "{.", "cel:", "helm:release."])) {
+        let path = format!("{prefix}{text}");
+        if compile(&path, Shape::Any).is_ok() {
+            let _ = evaluated(&path, OBJECT); // any outcome but a panic is right, if it comes soon
+        }
+    }
+
+    #[test]
+    fn no_path_that_compiles_panics_or_shows_what_is_sensitive(path in prop_oneof![jsonpath(), cel().prop_map(|text| format!("cel:{text}"))]) {
+        let outcome = evaluated(&path, OBJECT);
+        let said = outcome.as_ref().unwrap_or_else(|error| error);
+        prop_assert!(!said.contains("MARKER"), "{path} shows {said}");
+        if let Ok(text) = &outcome {
+            prop_assert!(serde_json::from_str::<serde_json::Value>(text).is_ok(), "{path} gives {text}");
+        }
+    }
+
+    #[test]
+    fn no_damage_to_an_object_panics_the_decoder(at in 0_usize..OBJECT.len(), byte in any::<u8>(), cut in any::<prop::sample::Index>()) {
+        let mut bytes = OBJECT.as_bytes().to_vec();
+        bytes[at] = byte;
+        let extractor = Extractor::compile(&[attribute("v", "$..a"), attribute("w", "cel:object.x")], &[]).unwrap();
+        for bytes in [&bytes[..], &bytes[..cut.index(bytes.len())]] {
+            let _ = peek(bytes); // any outcome but a panic is right, here and below
+            for plan in [Plan::whole(), Plan::new([extractor.prefixes()])] {
+                if let Ok(object) = decode(bytes, &plan, TYPE) {
+                    let _ = extractor.extract(&object, &mut Vec::new());
+                }
+            }
+        }
+    }
+
     #[test]
     fn no_bytes_panic_the_decoder(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = decode(&bytes, &Plan::whole(), TYPE); // any outcome but a panic is right

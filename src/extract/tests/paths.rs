@@ -446,7 +446,7 @@ mod random {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(2000))]
+        #![proptest_config(super::super::cases(2000))]
 
         #[test]
         fn a_projected_object_gives_the_same_answer(path in any_path(), object in any_object()) {
@@ -473,7 +473,7 @@ mod random {
     }
 
     proptest! {
-        #![proptest_config(ProptestConfig::with_cases(512))]
+        #![proptest_config(super::super::cases(512))]
 
         #[test]
         fn no_text_panics_the_cel_compiler(text in r#"(\.|\[|\]|\{|\}|\?|\(|\)|'|"|\\|\*|,|:|-|=|<|&&| |a|é|1|object|has|map|x)*"#) {

@@ -132,6 +132,11 @@ async fn a_renewed_pair_is_taken_and_an_unusable_one_is_not() {
     let second = certificate(&serving);
     assert_ne!(second, first);
 
+    let metrics = Metrics::new("dev", "unknown");
+    let serving = serving.shown(crate::metrics::TlsServer::Webhooks, &metrics);
+    let ends = "kollect_certificate_expiry_timestamp_seconds{server=\"webhooks\"} 67090";
+    assert!(metrics.page().unwrap().contains(ends), "{}", metrics.page().unwrap());
+
     let key = std::fs::read(directory.0.join("tls.key")).unwrap();
     renew(&directory.0);
     std::fs::write(directory.0.join("tls.key"), key).unwrap();

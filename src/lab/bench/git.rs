@@ -216,12 +216,12 @@ fn git(dir: &Path) -> Command {
 }
 
 /// Makes the kernel count the peak anew, and returns what is in use.
-fn reset_peak() -> Result<f64> {
+pub(super) fn reset_peak() -> Result<f64> {
     fs::write("/proc/self/clear_refs", "5").context("failed to reset the peak of memory")?;
     status_mib("VmRSS:")
 }
 
-fn peak_mib() -> Result<f64> {
+pub(super) fn peak_mib() -> Result<f64> {
     status_mib("VmHWM:")
 }
 

@@ -17,7 +17,7 @@ use super::super::process;
 use super::super::tools::{self, Tool};
 use super::super::wait::wait_for;
 use super::super::{Lab, LabOptions};
-use super::{Bench, DATABASE, Name, freshness};
+use super::{Bench, DATABASE, Name, cluster_target, freshness, memory};
 
 pub(super) const TABLE: &str = "inventory_items";
 
@@ -40,6 +40,8 @@ pub(super) struct Stage {
     load: Load,
     rows: usize,
     targets: usize,
+    /// What [`Stage::apply_targets`] applies.
+    held: Vec<Value>,
     lab: Lab,
 }
 
@@ -103,10 +105,21 @@ impl Stage {
         let load = load_of(bench);
         let archive = if bench.name == Name::Restart { Some(Archive::start()?) } else { None };
         let url = archive.as_ref().map(|archive| archive.server.url(&archive.repository));
-        lab.api().apply(&manifests(bench, &load, &lab.postgres().dsn(DATABASE), url.as_deref()))?;
+        let (dsn, mut documents) = (lab.postgres().dsn(DATABASE), Vec::new());
+        match bench.name {
+            Name::ClusterTarget => documents.push(cluster_target::profile(&load.namespace(0), &profile())),
+            _ => documents.extend(manifests(bench, &load, &dsn, url.as_deref())),
+        }
+        // What it takes without a single row is measured first.
+        let later = |document: &Value| bench.name == Name::Memory && document["kind"] == "KollectTarget";
+        let (held, documents): (Vec<_>, Vec<_>) = documents.into_iter().partition(later);
+        lab.api().apply(&list(&documents))?;
         let log = lab.dir().join("kollect.log");
         let mut options = OperatorOptions::new(&bench.kollect, lab.api().operator_kubeconfig(), log);
         options.args.clone_from(&bench.operator_args);
+        if bench.name == Name::Memory {
+            options.args.push(memory::relisting());
+        }
         if let Some(archive) = &archive {
             let mirrors = archive.repositories.dir().join("mirrors").to_string_lossy().into_owned();
             options.env.push(("KOLLECT_GIT_MIRROR_DIR".to_owned(), mirrors));
@@ -121,6 +134,7 @@ impl Stage {
             load,
             rows: bench.rows,
             targets: bench.targets,
+            held,
             lab,
         };
         // The API server fills its watch cache in the background, and a list before that is another measurement.
@@ -151,6 +165,10 @@ impl Stage {
         &self.database
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(super) fn targets(&self) -> usize {
         self.targets
     }
@@ -164,9 +182,22 @@ impl Stage {
         load::raw_list(&self.client, "deployments.apps").await
     }
 
+    /// Applies the targets that were held back.
+    pub(super) fn apply_targets(&mut self) -> Result<()> {
+        let held = std::mem::take(&mut self.held);
+        ensure!(!held.is_empty(), "no target was held back");
+        self.lab.api().apply(&list(&held)).map(drop)
+    }
+
     /// Starts the operator and waits until every row is in PostgreSQL.
     pub(super) async fn cold_start(&mut self) -> Result<ColdStart> {
-        let mut operator = Operator::spawn(&self.options, self.lab.guard())?;
+        self.operator = Some(Operator::spawn(&self.options, self.lab.guard())?);
+        self.delivered().await
+    }
+
+    /// Waits until every row is in PostgreSQL.
+    pub(super) async fn delivered(&mut self) -> Result<ColdStart> {
+        let operator = self.operator.as_mut().context("the operator does not run")?;
         // Counting the rows costs PostgreSQL time on the same cores, the more the more there are.
         let pace = Duration::from_millis(if self.rows > 20_000 { 200 } else { 50 });
         let expected = i64::try_from(self.rows)?;
@@ -174,9 +205,8 @@ impl Stage {
             let count = self.lab.postgres().count(&self.database, TABLE).await?;
             let elapsed = operator.started().elapsed();
             if count == expected {
-                let cold = ColdStart { seconds: elapsed.as_secs_f64(), cpu_seconds: operator.process().cpu_seconds()? };
-                self.operator = Some(operator);
-                return Ok(cold);
+                let cpu_seconds = operator.process().cpu_seconds()?;
+                return Ok(ColdStart { seconds: elapsed.as_secs_f64(), cpu_seconds });
             }
             if let Some(status) = operator.exited()? {
                 bail!("the operator ended with {status} when {count} of {expected} rows were there");
@@ -264,8 +294,8 @@ fn load_of(bench: &Bench) -> Load {
 }
 
 /// Returns everything that a user writes: six attributes, one of them CEL, one shared table, and one shared repository
-/// where there is one.
-fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) -> String {
+/// where there is one. A cluster target has manifests of its own.
+fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) -> Vec<Value> {
     let mut documents = Vec::new();
     for target in 0..bench.targets {
         let namespace = load.namespace(target);
@@ -288,20 +318,7 @@ fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) ->
             "metadata": {"name": "bench", "namespace": namespace},
             "stringData": {"dsn": dsn},
         }));
-        documents.push(named(
-            "KollectProfile",
-            json!({
-                "targetGVK": {"group": "apps", "version": "v1", "kind": "Deployment"},
-                "attributes": [
-                    {"name": "image", "path": "$.spec.template.spec.containers[0].image"},
-                    {"name": "replicas", "path": "$.spec.replicas"},
-                    {"name": "team", "path": "$.metadata.labels['app.kubernetes.io/part-of']"},
-                    {"name": "version", "path": "$.metadata.labels['app.kubernetes.io/version']"},
-                    {"name": "owner", "path": "$.metadata.annotations['kollect.dev/owner']"},
-                    {"name": "containers", "path": "cel:object.spec.template.spec.containers.map(c, c.name)"},
-                ],
-            }),
-        ));
+        documents.push(named("KollectProfile", profile()));
         documents.push(named("KollectTarget", selects));
         documents.push(named(
             "KollectDatabaseSink",
@@ -320,5 +337,24 @@ fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) ->
         }
         documents.push(named("KollectInventory", inventory));
     }
+    documents
+}
+
+/// Returns the spec of the profile.
+fn profile() -> Value {
+    json!({
+        "targetGVK": {"group": "apps", "version": "v1", "kind": "Deployment"},
+        "attributes": [
+            {"name": "image", "path": "$.spec.template.spec.containers[0].image"},
+            {"name": "replicas", "path": "$.spec.replicas"},
+            {"name": "team", "path": "$.metadata.labels['app.kubernetes.io/part-of']"},
+            {"name": "version", "path": "$.metadata.labels['app.kubernetes.io/version']"},
+            {"name": "owner", "path": "$.metadata.annotations['kollect.dev/owner']"},
+            {"name": "containers", "path": "cel:object.spec.template.spec.containers.map(c, c.name)"},
+        ],
+    })
+}
+
+fn list(documents: &[Value]) -> String {
     json!({"apiVersion": "v1", "kind": "List", "items": documents}).to_string()
 }

@@ -8,11 +8,13 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::core::v1::Namespace as NamespaceObject;
 use kube::api::{ListParams, PartialObjectMeta};
 use kube::core::{ApiResource, DynamicObject, GroupVersionKind, Selector, SelectorExt as _};
+use kube::discovery::Scope;
 use kube::{Api, Client, ResourceExt as _, discovery};
 
+use super::scope::{Asked, allows};
 use crate::api::v1alpha1::{
-    KollectInventory, KollectInventoryStatus, KollectProfile, KollectSnapshotSink, KollectTarget, LabelSelector,
-    SnapshotSinkType, WatchMode,
+    KollectInventory, KollectInventoryStatus, KollectProfile, KollectScope, KollectSnapshotSink, KollectTarget,
+    LabelSelector, SnapshotSinkType, WatchMode,
 };
 use crate::model::{Name, Namespace, ObjectKey, RowKey, Uid};
 
@@ -89,6 +91,7 @@ struct Everything {
     targets: Vec<KollectTarget>,
     inventories: Vec<KollectInventory>,
     snapshot_sinks: Vec<KollectSnapshotSink>,
+    scopes: Vec<KollectScope>,
 }
 
 impl Everything {
@@ -102,6 +105,7 @@ impl Everything {
             targets: Api::all(client.clone()).list(&params).await.context("failed to list the targets")?.items,
             inventories: Api::all(client.clone()).list(&params).await.context("failed to list the inventories")?.items,
             snapshot_sinks: Api::all(client.clone()).list(&params).await.context("failed to list the sinks")?.items,
+            scopes: Api::all(client.clone()).list(&params).await.context("failed to list the scopes")?.items,
         })
     }
 
@@ -137,7 +141,7 @@ impl Everything {
         &self,
         client: &Client,
         target: &KollectTarget,
-        resources: &mut HashMap<GroupVersionKind, ApiResource>,
+        resources: &mut HashMap<GroupVersionKind, (ApiResource, Scope)>,
     ) -> Result<Vec<List>> {
         let (key, spec) = (key(target), &target.spec);
         ensure!(spec.resource_rules.is_empty(), "target {key} has resourceRules, which are not understood here");
@@ -149,12 +153,12 @@ impl Everything {
         let gvk = &profile.spec.target_gvk;
         let gvk = GroupVersionKind::gvk(&gvk.group, &gvk.version, &gvk.kind);
         if !resources.contains_key(&gvk) {
-            let (resource, _) = discovery::pinned_kind(client, &gvk)
+            let (resource, found) = discovery::pinned_kind(client, &gvk)
                 .await
                 .with_context(|| format!("the API server does not serve {}", gvk.kind))?;
-            resources.insert(gvk.clone(), resource);
+            resources.insert(gvk.clone(), (resource, found.scope));
         }
-        let Some(resource) = resources.get(&gvk) else { return Ok(Vec::new()) };
+        let Some((resource, scope)) = resources.get(&gvk) else { return Ok(Vec::new()) };
         let selector = |selector: Option<&LabelSelector>| selector.map(read_selector).transpose();
         let (included, excluded) = (&spec.included_namespaces, &spec.excluded_namespaces);
         let wanted = selector(spec.namespace_selector.as_ref())?.unwrap_or_default();
@@ -165,10 +169,16 @@ impl Everything {
                 && wanted.matches(labels)
                 && !unwanted.as_ref().is_some_and(|unwanted| unwanted.matches(labels))
         });
+        let namespaces: BTreeSet<String> = namespaces.map(|(name, _)| name.clone()).collect();
+        let matched = if *scope == Scope::Cluster { &BTreeSet::new() } else { &namespaces };
+        let own = place(target);
+        if !allows(&self.scopes, &Asked { namespace: &own, kind: &gvk, named: included, matched }) {
+            return Ok(Vec::new());
+        }
         let list = List {
             target: key,
             resource: resource.clone(),
-            namespaces: namespaces.map(|(name, _)| name.clone()).collect(),
+            namespaces,
             only: None,
             selector: selector(spec.label_selector.as_ref())?.unwrap_or_default(),
             names: spec.names.iter().cloned().collect(),

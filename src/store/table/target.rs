@@ -6,14 +6,20 @@ use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
+use super::account::Hashed;
 use super::{Entry, Inner, RowId, Slot, Target};
-use crate::model::{Body, Namespace, Origin, Part, Row, Uid};
-use crate::store::{Coverage, Dirt, size};
+use crate::model::{Body, Namespace, Origin, Row, Uid};
+use crate::store::{Coverage, Dirt, Holder, size};
 
 impl Target {
     /// Returns whose rows these are.
     pub fn origin(&self) -> &Arc<Origin> {
         &self.origin
+    }
+
+    /// Returns what stands for it in [`Store::holders`](crate::store::Store::holders).
+    pub fn holder(&self) -> Holder {
+        self.holder
     }
 
     /// Says where the target collects. Rows elsewhere are removed; parts that stay keep their knowledge.
@@ -35,10 +41,9 @@ impl Target {
         if let (Coverage::Namespaces(old), Coverage::Namespaces(new)) = (&before, coverage) {
             let name = self.origin.target.name.clone();
             let left: Vec<Namespace> = old.difference(new).cloned().collect();
-            slot.failing.retain(|_, (namespace, _)| new.contains(namespace));
+            slot.retain_failures(&self.table.shared, |namespace, _| new.contains(namespace));
             for namespace in &left {
-                let seq = inner.advance();
-                inner.learned.push((seq, Some(Part { target: name.clone(), namespace: namespace.clone() })));
+                inner.learn(&name, Some(namespace.clone()));
                 learned = true;
             }
         }
@@ -71,7 +76,7 @@ impl Target {
         if !slot.knowing.coverage.contains(namespace) {
             return false;
         }
-        slot.failing.remove(uid);
+        slot.mend(&self.table.shared, uid);
         let known = slot.knowing.knows(namespace);
         let id = RowId { target: self.number, uid: uid.clone() };
         let before = match inner.rows.get_mut(&id) {
@@ -87,7 +92,8 @@ impl Target {
             None => None,
         };
         let growth = size::row(uid, &body).saturating_sub(before.map_or(0, |(_, bytes)| bytes));
-        if growth > 0 && !self.table.shared.fits(growth) {
+        let noted = if inner.journaling() { size::CHANGE } else { 0 };
+        if growth > 0 && !self.table.shared.fits(growth + noted) {
             let begun = self.table.shared.last_mark().max(mark);
             if let Some(slot) = inner.slots.get_mut(&self.number) {
                 slot.refuse(namespace, begun);
@@ -119,7 +125,7 @@ impl Target {
             namespace: entry.namespace.clone(),
             body: entry.body.clone(),
         };
-        inner.account(&row);
+        let after = Hashed::of(&row);
         shared.bytes.fetch_add(size::row(&row.uid, &row.body), Ordering::Relaxed);
         let (namespace, sanitized, seq) = (entry.namespace.clone(), entry.sanitized, entry.seq);
         let old = inner.rows.insert(id.clone(), entry);
@@ -132,21 +138,24 @@ impl Target {
                 slot.sanitized -= usize::from(old.sanitized);
             }
         }
+        let mut before = None;
         if let Some(old) = old {
             row.namespace = old.namespace;
             row.body = old.body;
-            inner.discount(&row);
+            before = Some(Hashed::of(&row));
             shared.bytes.fetch_sub(size::row(&row.uid, &row.body), Ordering::Relaxed);
         } else {
             shared.rows.fetch_add(1, Ordering::Relaxed);
+            shared.holders.add(&id.uid, self.holder);
         }
+        inner.book(id, before, Some(after));
     }
 
     /// Removes a row: the object is gone, or filtered out. Tells whether it was there.
     pub fn remove(&self, uid: &Uid) -> bool {
         let mut inner = self.table.inner.lock();
         let Some(slot) = self.slot(&mut inner) else { return false };
-        slot.failing.remove(uid);
+        slot.mend(&self.table.shared, uid);
         let id = RowId { target: self.number, uid: uid.clone() };
         let gone = self.table.erase(&mut inner, &id);
         drop(inner);
@@ -163,7 +172,7 @@ impl Target {
         if let Some(slot) = self.slot(&mut inner)
             && slot.knowing.coverage.contains(namespace)
         {
-            slot.failing.insert(uid.clone(), (namespace.clone(), mark));
+            slot.fail(&self.table.shared, uid, namespace, mark);
             slot.last_failure = Some(message.into());
         }
     }
@@ -173,7 +182,7 @@ impl Target {
     pub fn sweep(&self, within: impl Fn(&Namespace) -> bool, mark: u32) {
         let mut inner = self.table.inner.lock();
         let Some(slot) = self.slot(&mut inner) else { return };
-        slot.failing.retain(|_, (namespace, seen)| !within(namespace) || *seen >= mark);
+        slot.retain_failures(&self.table.shared, |namespace, seen| !within(namespace) || seen >= mark);
         let gained: Vec<Namespace> = match &slot.knowing.coverage {
             Coverage::Unresolved => return,
             Coverage::Cluster => vec![Namespace::new("")],
@@ -198,8 +207,7 @@ impl Target {
         }
         let learned = !gained.is_empty();
         for namespace in gained {
-            let seq = inner.advance();
-            inner.learned.push((seq, Some(Part { target: self.origin.target.name.clone(), namespace })));
+            inner.learn(&self.origin.target.name, Some(namespace));
         }
         if !inner.journaling() {
             self.table.release(&mut inner);

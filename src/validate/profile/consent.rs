@@ -28,7 +28,15 @@ pub enum SecretContent {
     Extractable,
 }
 
-/// Checks what a profile asks for against what it consents to.
+/// Tells whether a profile asks for more of core Secrets than it consents to: it never did, or no longer does.
+#[must_use]
+pub fn lacks_secret_consent(spec: &KollectProfileSpec, annotations: Option<&BTreeMap<String, String>>) -> bool {
+    let mut findings = Findings::default();
+    check(&mut findings, spec, annotations);
+    findings.give(()).is_err()
+}
+
+/// Checks what a profile asks for against what it consents to; nothing else is among the findings.
 pub(super) fn check(
     findings: &mut Findings,
     spec: &KollectProfileSpec,
@@ -78,6 +86,30 @@ fn content(path: &str) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_profile_lacks_consent_as_long_as_it_asks_for_more_than_it_has() {
+        let spec = |kind: &str, path: &str, mode: &str| -> KollectProfileSpec {
+            serde_json::from_value(serde_json::json!({"targetGVK": {"version": "v1", "kind": kind},
+                "attributes": [{"name": "a", "path": path}], "export": {"mode": mode}}))
+            .unwrap()
+        };
+        for (kind, path, mode, given, lacks) in [
+            ("Secret", "$.data.user", "Attributes", &[][..], true),
+            ("Secret", "$.data.user", "Attributes", &[(ALLOW_SECRET_EXTRACTION, "false")], true),
+            ("Secret", "$.data.user", "Attributes", &[(ALLOW_FULL_RESOURCE_EXPORT, "true")], true),
+            ("Secret", "$.data.user", "Attributes", &[(ALLOW_SECRET_EXTRACTION, "true")], false),
+            ("Secret", "$.type", "Resource", &[(ALLOW_SECRET_EXTRACTION, "true")], true),
+            ("Secret", "$.type", "Resource", &[(ALLOW_FULL_RESOURCE_EXPORT, "true")], false),
+            // Other mistakes are none of consent.
+            ("Secret", "{.type", "Attributes", &[], false),
+            ("ConfigMap", "$.data.user", "Resource", &[], false),
+        ] {
+            let annotations = given.iter().map(|&(key, value)| (key.to_owned(), value.to_owned())).collect();
+            let found = lacks_secret_consent(&spec(kind, path, mode), Some(&annotations));
+            assert_eq!(found, lacks, "{kind} {path} {mode} {given:?}");
+        }
+    }
 
     #[test]
     fn every_spelling_of_the_content_is_found() {

@@ -114,7 +114,8 @@ impl Stage {
         let script =
             Script { lists: Mutex::new(lists.into()), watches: Mutex::new(watches.into()), ..Script::default() };
         let metrics = Arc::new(Metrics::new("test", "test"));
-        let processor = Arc::new(Processor::new(metrics.clone()));
+        let store = Store::default();
+        let processor = Arc::new(Processor::new(store.clone(), metrics.clone()));
         let stop = CancellationToken::new();
         let mut tasks = JoinSet::new();
         let one = NonZeroUsize::MIN;
@@ -124,7 +125,6 @@ impl Stage {
             patience: Duration::from_millis(25),
         };
         let dispatch = Dispatch::start(bounds, &processor, &metrics, &mut tasks, &stop);
-        let store = Store::default();
         let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() };
         let origin = Origin { target: ObjectKey::new(Namespace::new("team"), Name::new("things")), gvk };
         let target = store.register(origin);

@@ -110,6 +110,7 @@ fn targets() -> Vec<Rule> {
         let good = target(json!({"includedNamespaces": ["a"], "watchMode": "OptIn"}));
         rule(number, Kind::Target, Open, [good, bad], says, without)
     };
+    let said = |number, bad: Value, says| of(number, bad, says, Condition(says));
     let rules = |one: Value| target(json!({ "resourceRules": [one] }));
     let pod = json!({"version": "v1", "kind": "Pod"});
     let selector = json!({"matchLabels": {"team": "a"}});
@@ -120,8 +121,8 @@ fn targets() -> Vec<Rule> {
     vec![
         of("V-T1", json!({"profileRef": "other/p"}), "spec.profileRef", Schema),
         of("V-T2", target(json!({"excludedNamespaces": ["a", "a"]})), "spec.excludedNamespaces[1]", Schema),
-        of("V-T3", rules(json!({"gvk": {"version": " ", "kind": "Pod"}})), "spec.resourceRules[0].gvk.version", Nobody),
-        of("V-T4", rules(json!({"gvk": pod, "matchPolicy": "object."})), "spec.resourceRules[0].matchPolicy", Nobody),
+        said("V-T3", rules(json!({"gvk": {"version": " ", "kind": "Pod"}})), "spec.resourceRules[0].gvk.version"),
+        said("V-T4", rules(json!({"gvk": pod, "matchPolicy": "object."})), "spec.resourceRules[0].matchPolicy"),
         of("V-T5", target(json!({"watchMode": "Some"})), "spec.watchMode", Schema),
         cluster("V-T2 cluster", json!({"includedNamespaces": ["a", "a"]}), "spec.includedNamespaces[1]"),
         cluster("V-T10 name", json!({"profileRef": {"name": "a/b", "namespace": "n"}}), "spec.profileRef.name"),
@@ -140,9 +141,10 @@ fn inventories() -> Vec<Rule> {
     let selector = json!({"matchLabels": {"team": "a"}});
     let everywhere =
         json!({"namespaceSelector": selector, "sinkNamespace": "platform", "databaseSinkRefs": [{"name": "pg"}]});
-    let cluster = |number, more: Value, says| {
-        rule(number, Kind::ClusterInventory, Open, [everywhere.clone(), with(&everywhere, &more)], says, Schema)
+    let cluster_without = |number, more: Value, says, without| {
+        rule(number, Kind::ClusterInventory, Open, [everywhere.clone(), with(&everywhere, &more)], says, without)
     };
+    let cluster = |number, more: Value, says| cluster_without(number, more, says, Schema);
     vec![
         of("V-I1", refs(&many), "at most 20", Schema),
         of("V-I2 slash", refs(&[json!({"name": "a/b"})]), "spec.databaseSinkRefs[0].name", Schema),
@@ -154,13 +156,28 @@ fn inventories() -> Vec<Rule> {
             "V-I6 cap",
             json!({"maxExportBytes": 9_000_000, "databaseSinkRefs": [{"name": "pg"}]}),
             "spec.maxExportBytes: 9000000 is out of range",
-            Nobody,
+            Condition("spec.maxExportBytes: 9000000 is out of range"),
         ),
         of(
             "V-I7",
             refs(&[json!({"name": "a", "maxExportBytes": 9_000_000})]),
             "spec.databaseSinkRefs[0].maxExportBytes",
+            Condition("spec.databaseSinkRefs[0].maxExportBytes: 9000000 is out of range"),
+        ),
+        cluster("V-I1 cluster", refs(&many), "at most 20"),
+        cluster("V-I2 cluster", refs(&[json!({"name": "a"}), json!({"name": "a"})]), "spec.databaseSinkRefs"),
+        cluster("V-I5 cluster", json!({"exportMinInterval": "25h"}), "spec.exportMinInterval"),
+        cluster_without(
+            "V-I7 cluster",
+            refs(&[json!({"name": "a", "maxExportBytes": 9_000_000})]),
+            "spec.databaseSinkRefs[0].maxExportBytes: 9000000 is out of range",
             Nobody,
+        ),
+        cluster_without(
+            "labels of a roll-up",
+            json!({"targetSelector": {"matchLabels": {"a b": "c"}}}),
+            "spec.targetSelector.matchLabels: \"a b\" cannot be the key of a label",
+            Condition("spec.targetSelector.matchLabels"),
         ),
         cluster("V-I4", refs(&[json!({"name": "a", "namespace": "B"})]), "spec.databaseSinkRefs"),
         cluster("V-I10", json!({"profileRef": {"name": "p"}}), "spec.profileRef.namespace"),

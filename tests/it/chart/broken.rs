@@ -44,6 +44,8 @@ const BREAKS: &[Break] = &[
     (POD, "and .Values.webhooks.enabled (not .Values.tenantMode)", ".Values.webhooks.enabled", "webhooks are served"),
     (WEBHOOKS, "operations: [CREATE, UPDATE]", "operations: [CREATE, UPDATE, DELETE]", "every kind has its webhook"),
     (WEBHOOKS, "!has(object.metadata.deletionTimestamp)", "true", "every kind has its webhook"),
+    (WEBHOOKS, "operator: In, values", "operator: NotIn, values", "an operator of some namespaces"),
+    (WEBHOOKS, "(hasPrefix \"cluster\" .)", "false", "an operator of some namespaces"),
     (WEBHOOKS, "cert-manager.io/inject-ca-from", "cert-manager.io/inject", "the certificate of the webhooks"),
     (
         WEBHOOKS,

@@ -8,137 +8,111 @@ use serde_json::{Value, json};
 
 use super::with_file;
 use crate::operator::PATIENCE;
-use crate::support::{Ground, repository_file};
+use crate::support::{Definition, Ground, repository_file};
 
-/// Definitions of what the Prometheus operator brings, with the fields that the chart uses and no others.
-const MONITORING: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: servicemonitors.monitoring.coreos.com}
-spec:
-  group: monitoring.coreos.com
-  scope: Namespaced
-  names: {kind: ServiceMonitor, plural: servicemonitors, singular: servicemonitor}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema:
-        openAPIV3Schema:
+/// Kinds of the Prometheus operator and of cert-manager, with the fields that the chart uses and no others.
+const FOREIGN: [Definition<'_>; 4] = [
+    Definition {
+        group: "monitoring.coreos.com",
+        kind: "ServiceMonitor",
+        plural: "servicemonitors",
+        scope: "Namespaced",
+        schema: r"
+type: object
+properties:
+  spec:
+    type: object
+    required: [endpoints, selector]
+    properties:
+      selector: {type: object, properties: {matchLabels: {type: object, additionalProperties: {type: string}}}}
+      endpoints:
+        type: array
+        items:
           type: object
           properties:
-            spec:
-              type: object
-              required: [endpoints, selector]
-              properties:
-                selector: {type: object, properties: {matchLabels: {type: object, additionalProperties: {type: string}}}}
-                endpoints:
-                  type: array
-                  items:
-                    type: object
-                    properties:
-                      port: {type: string}
-                      path: {type: string}
-                      scheme: {type: string, enum: [http, https]}
-                      interval: {type: string, pattern: '^[0-9]+(ms|s|m|h)$'}
-                      scrapeTimeout: {type: string, pattern: '^[0-9]+(ms|s|m|h)$'}
-                      bearerTokenFile: {type: string}
-                      tlsConfig:
-                        type: object
-                        properties:
-                          insecureSkipVerify: {type: boolean}
-                          serverName: {type: string}
-                          ca:
-                            type: object
-                            properties:
-                              secret:
-                                type: object
-                                required: [key]
-                                properties: {name: {type: string}, key: {type: string}}
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: prometheusrules.monitoring.coreos.com}
-spec:
-  group: monitoring.coreos.com
-  scope: Namespaced
-  names: {kind: PrometheusRule, plural: prometheusrules, singular: prometheusrule}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema:
-        openAPIV3Schema:
-          type: object
-          properties:
-            spec:
+            port: {type: string}
+            path: {type: string}
+            scheme: {type: string, enum: [http, https]}
+            interval: {type: string, pattern: '^[0-9]+(ms|s|m|h)$'}
+            scrapeTimeout: {type: string, pattern: '^[0-9]+(ms|s|m|h)$'}
+            bearerTokenFile: {type: string}
+            tlsConfig:
               type: object
               properties:
-                groups:
-                  type: array
-                  items:
-                    type: object
-                    required: [name]
-                    properties:
-                      name: {type: string}
-                      interval: {type: string}
-                      rules:
-                        type: array
-                        items:
-                          type: object
-                          required: [expr]
-                          properties:
-                            alert: {type: string}
-                            record: {type: string}
-                            expr: {x-kubernetes-int-or-string: true}
-                            for: {type: string, pattern: '^[0-9]+(ms|s|m|h)$'}
-                            keep_firing_for: {type: string}
-                            labels: {type: object, additionalProperties: {type: string}}
-                            annotations: {type: object, additionalProperties: {type: string}}
-";
-
-/// The same of cert-manager.
-const CERT_MANAGER: &str = r"
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: issuers.cert-manager.io}
-spec:
-  group: cert-manager.io
-  scope: Namespaced
-  names: {kind: Issuer, plural: issuers, singular: issuer}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema:
-        openAPIV3Schema:
+                insecureSkipVerify: {type: boolean}
+                serverName: {type: string}
+                ca:
+                  type: object
+                  properties:
+                    secret:
+                      type: object
+                      required: [key]
+                      properties: {name: {type: string}, key: {type: string}}
+",
+    },
+    Definition {
+        group: "monitoring.coreos.com",
+        kind: "PrometheusRule",
+        plural: "prometheusrules",
+        scope: "Namespaced",
+        schema: r"
+type: object
+properties:
+  spec:
+    type: object
+    properties:
+      groups:
+        type: array
+        items:
           type: object
+          required: [name]
           properties:
-            spec: {type: object, properties: {selfSigned: {type: object}}}
----
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: certificates.cert-manager.io}
-spec:
-  group: cert-manager.io
-  scope: Namespaced
-  names: {kind: Certificate, plural: certificates, singular: certificate}
-  versions:
-    - name: v1
-      served: true
-      storage: true
-      schema:
-        openAPIV3Schema:
-          type: object
-          properties:
-            spec:
-              type: object
-              required: [secretName, issuerRef]
-              properties:
-                secretName: {type: string}
-                dnsNames: {type: array, items: {type: string}}
-                issuerRef: {type: object, required: [name], properties: {name: {type: string}, kind: {type: string}}}
-";
+            name: {type: string}
+            interval: {type: string}
+            rules:
+              type: array
+              items:
+                type: object
+                required: [expr]
+                properties:
+                  alert: {type: string}
+                  record: {type: string}
+                  expr: {x-kubernetes-int-or-string: true}
+                  for: {type: string, pattern: '^[0-9]+(ms|s|m|h)$'}
+                  keep_firing_for: {type: string}
+                  labels: {type: object, additionalProperties: {type: string}}
+                  annotations: {type: object, additionalProperties: {type: string}}
+",
+    },
+    Definition {
+        group: "cert-manager.io",
+        kind: "Issuer",
+        plural: "issuers",
+        scope: "Namespaced",
+        schema: r"
+type: object
+properties:
+  spec: {type: object, properties: {selfSigned: {type: object}}}
+",
+    },
+    Definition {
+        group: "cert-manager.io",
+        kind: "Certificate",
+        plural: "certificates",
+        scope: "Namespaced",
+        schema: r"
+type: object
+properties:
+  spec:
+    type: object
+    required: [secretName, issuerRef]
+    properties:
+      secretName: {type: string}
+      dnsNames: {type: array, items: {type: string}}
+      issuerRef: {type: object, required: [name], properties: {name: {type: string}, kind: {type: string}}}
+",
+    },
+];
 
 async fn dry_run(api: &ControlPlane, manifests: &str) -> Result<String> {
     // What was just created may not be known to every part of the API server yet.
@@ -149,8 +123,7 @@ async fn dry_run(api: &ControlPlane, manifests: &str) -> Result<String> {
 async fn every_set_of_values_is_taken_by_the_api_server() {
     let Some(ground) = Ground::shared("chart").await else { return };
     let api = ground.api();
-    api.apply(MONITORING).unwrap();
-    api.apply(CERT_MANAGER).unwrap();
+    api.apply(&FOREIGN.map(|definition| definition.manifest()).concat()).unwrap();
     for namespace in ["team-a", "kollect-tenant-ops"] {
         ground.create_namespace(namespace).await.unwrap();
     }

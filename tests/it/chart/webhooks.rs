@@ -11,6 +11,7 @@ use super::{Claim, same, set, with_file};
 
 pub(super) const CLAIMS: &[Claim] = &[
     ("every kind has its webhook, in the published order, and none holds up a deletion", registered),
+    ("an operator of some namespaces has nothing said about others, nor about kinds without one", bounded),
     ("the certificate of the webhooks is made by one party, which has the rights for that", certificate),
 ];
 
@@ -70,6 +71,23 @@ fn registered(chart: &Chart) -> Result<()> {
         let objects = set(chart, &[off])?;
         same(objects.of("ValidatingWebhookConfiguration").count(), 0)?;
         ensure!(objects.find("Service", "kollect-webhook-service").is_err(), "{off}: a Service without a server");
+    }
+    Ok(())
+}
+
+fn bounded(chart: &Chart) -> Result<()> {
+    let whole = set(chart, &[])?;
+    let everywhere = configuration(&whole)?["webhooks"].as_array().context("no webhooks")?;
+    ensure!(everywhere.iter().all(|webhook| webhook.get("namespaceSelector").is_none()), "all namespaces are bound");
+    let objects = set(chart, &["watchNamespaces={team-a,team-b}"])?;
+    let webhooks = configuration(&objects)?["webhooks"].as_array().context("no webhooks")?;
+    let names: Vec<&str> = webhooks.iter().filter_map(|webhook| webhook["name"].as_str()).collect();
+    let kinds = ORDER.into_iter().filter(|kind| !kind.as_str().starts_with("KollectCluster"));
+    let wanted: Vec<String> = kinds.map(|kind| format!("v{}.kb.io", kind.as_str().to_lowercase())).collect();
+    same(names, wanted)?;
+    for webhook in webhooks {
+        let here = json!({"key": "kubernetes.io/metadata.name", "operator": "In", "values": ["team-a", "team-b"]});
+        same(&webhook["namespaceSelector"], &json!({"matchExpressions": [here]}))?;
     }
     Ok(())
 }

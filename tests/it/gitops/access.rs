@@ -58,7 +58,7 @@ async fn gitlab_is_written_directly_and_what_is_not_served_says_so_beside_sinks_
     let request = "type: gitlab, gitlab: {mergeRequest: {mode: merge_request, targetBranch: main}}";
     let bucket = format!(
         "apiVersion: kollect.dev/v1alpha1\nkind: KollectSnapshotSink\n\
-         metadata: {{name: bucket, namespace: {namespace}}}\nspec: {{type: s3, endpoint: 's3://bucket'}}\n"
+         metadata: {{name: bucket, namespace: {namespace}}}\nspec: {{type: s3, endpoint: 's3://bucket', serialization: {{format: csv}}}}\n"
     );
     let sinks = [bench.sink("lab", "type: gitlab, cluster: test", &lab), bench.sink("request", request, &lab), bucket];
     job.apply(&sinks.join("---\n")).unwrap();

@@ -16,28 +16,12 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::timeout;
 
 use crate::operator::PATIENCE;
-use crate::support::{Ground, repository_file};
+use crate::support::{Definition, Ground, repository_file};
 
 const PAGE: &str = "hack/loadtest/100k/README.md";
 const CLUSTER: &str = "west";
 const TOKEN: &str = "load-token";
 const TABLE: &str = "inventory_items";
-
-/// What the Prometheus operator brings, as far as `helm` looks.
-const SERVICE_MONITORS: &str = "
-apiVersion: apiextensions.k8s.io/v1
-kind: CustomResourceDefinition
-metadata: {name: servicemonitors.monitoring.coreos.com}
-spec:
-  group: monitoring.coreos.com
-  names: {kind: ServiceMonitor, listKind: ServiceMonitorList, plural: servicemonitors, singular: servicemonitor}
-  scope: Namespaced
-  versions:
-  - name: v1
-    served: true
-    storage: true
-    schema: {openAPIV3Schema: {type: object, x-kubernetes-preserve-unknown-fields: true}}
-";
 
 /// Returns the blocks of a page that are to be run, each with its heading.
 fn blocks(page: &str) -> Vec<(String, String)> {
@@ -122,7 +106,10 @@ struct Site {
 impl Site {
     async fn new() -> Option<Self> {
         let ground = Ground::own("loadtest").await?;
-        ground.api().apply(SERVICE_MONITORS).unwrap();
+        // What the Prometheus operator brings, as far as `helm` looks.
+        let group = "monitoring.coreos.com";
+        let monitors = Definition { group, kind: "ServiceMonitor", plural: "servicemonitors", ..Definition::default() };
+        ground.api().apply(&monitors.manifest()).unwrap();
         hand_over_to_helm(&ground);
         let repositories = Repositories::new().unwrap();
         let repository = repositories.create("inventory").unwrap();

@@ -74,6 +74,11 @@ async fn objects_that_the_filters_accept_are_counted_page_by_page() {
     assert_eq!((verdict.namespaces, verdict.inventories, verdict.objects), (1, 1, wanted));
     assert_eq!(verdict.problems, [format!("{namespace}/all: its status has 0 items of {wanted} objects")]);
 
+    // Of all these, two reach no further than that.
+    let scope = format!("allowedNamespaces: [{namespace}-002]");
+    ground.api().apply(&named("KollectScope", "limits", &scope)).unwrap();
+    assert_eq!(verify(&sources).await.unwrap().objects, 512);
+
     let rules = "profileRef: deployment, resourceRules: [{gvk: {group: apps, version: v1, kind: Deployment}}]";
     ground.api().apply(&named("KollectTarget", "rules", rules)).unwrap();
     let error = verify(&sources).await.unwrap_err();

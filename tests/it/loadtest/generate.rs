@@ -140,7 +140,7 @@ fn wrong_options_are_named_and_nothing_is_written() {
         ("--interval soon", "--interval must be a duration"),
         ("--git-layout tree", "--git-layout must be"),
         ("--git-endpoint file:///tmp/a.git", "--git-endpoint must be"),
-        ("--sinks postgres,s3", "s3 is not in this build yet"),
+        ("--sinks postgres,s3", "s3 is no part of this load test"),
         ("--sinks nats", "nats is not in this build yet"),
         ("--sinks mysql", "there is no 'mysql'"),
         ("--seed", "--seed needs a value"),

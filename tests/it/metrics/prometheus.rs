@@ -40,8 +40,10 @@ enum There {
     Always(&'static [&'static str]),
     /// Since something is collected and exported.
     Collecting,
+    /// Where webhooks are served, which they are not here.
+    Reviewing,
 }
-use There::{Always, Collecting};
+use There::{Always, Collecting, Reviewing};
 
 const CONTROLLERS: &[&str] = &[
     "kollecttarget",
@@ -103,6 +105,9 @@ const CONTRACT: &[(&str, &str, &[&str], There)] = &[
     ("kollect_api_requests_total", "counter", &["verb", "resource", "code"], Collecting),
     ("controller_runtime_reconcile_total", "counter", &["controller", "result"], Always(CONTROLLERS)),
     ("controller_runtime_reconcile_errors_total", "counter", &["controller"], Always(CONTROLLERS)),
+    ("controller_runtime_webhook_requests_total", "counter", &["webhook", "code"], Reviewing),
+    ("controller_runtime_webhook_latency_seconds", "histogram", &["webhook"], Reviewing),
+    ("kollect_certificate_expiry_timestamp_seconds", "gauge", &["server"], Collecting),
     ("workqueue_depth", "gauge", &["name"], Always(CONTROLLERS)),
     ("rest_client_requests_total", "counter", &["code", "method", "host"], Collecting),
     ("leader_election_master_status", "gauge", &["name"], Collecting),
@@ -336,7 +341,7 @@ async fn a_prometheus_scrapes_over_https_and_understands_all_that_is_published()
         said.lines().filter(|line| !KNOWN_NAMES.iter().any(|name| line.starts_with(name))).collect();
     assert!(complaints.is_empty(), "{said}");
     assert!(content || !said.is_empty(), "promtool failed without a word");
-    for (name, kind, labels, _) in CONTRACT {
+    for (name, kind, labels, _) in CONTRACT.iter().filter(|(.., there)| *there != Reviewing) {
         let samples = samples(&page, name, kind);
         assert!(!samples.is_empty(), "{name} is missing");
         for sample in samples {

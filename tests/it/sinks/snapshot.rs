@@ -101,7 +101,12 @@ async fn a_git_sink_that_cannot_work_names_the_field_and_what_to_write() {
             NOT_SERVED,
             "spec.gitlab.mergeRequest.mode: not in this build",
         ),
-        ("bucket", "{type: s3, endpoint: 's3://bucket'}".to_owned(), NOT_SERVED, "spec.type: not in this build"),
+        (
+            "bucket",
+            "{type: s3, endpoint: 's3://bucket', serialization: {format: csv}}".to_owned(),
+            NOT_SERVED,
+            "spec.serialization.format: not in this build",
+        ),
     ] {
         place.snapshot(name, &spec);
         let messages = place.conditions(&format!("ksnap/{name}"), want).await;
@@ -126,7 +131,7 @@ async fn a_git_sink_that_cannot_work_names_the_field_and_what_to_write() {
     })
     .await
     .unwrap();
-    let what = "snapshot/bucket: KollectSnapshotSink \"bucket\": spec.type: not in this build";
+    let what = "snapshot/bucket: KollectSnapshotSink \"bucket\": spec.serialization.format: not in this build";
     assert!(messages.iter().any(|message| message.contains(what)), "{messages:?}");
     place.inventory("wrong", "{snapshotSinkRefs: [{name: nowhere}]}");
     let said = place.degraded("wrong", "InvalidSpec").await;
@@ -139,7 +144,7 @@ async fn a_git_sink_that_cannot_work_names_the_field_and_what_to_write() {
     let failed = |reason: &str| [format!("ConnectionVerified=False/{reason}"), format!("Ready=False/{reason}")];
     for (name, sink, reason, says) in [
         ("of-nobody", "nobody", "SinkNotFound", "there is no KollectSnapshotSink \"nobody\""),
-        ("of-bucket", "bucket", "NotServed", "spec.type: not in this build"),
+        ("of-bucket", "bucket", "NotServed", "spec.serialization.format: not in this build"),
         ("of-nowhere", "nowhere", "ConnectionTestFailed", "spec.endpoint: is missing"),
     ] {
         place.test(name, &format!("{{sinkRef: {{snapshotSinkRef: {sink}}}}}"));

@@ -24,7 +24,7 @@ struct View<'a> {
     counts: &'a TargetCounts,
     problems: &'a BTreeMap<Namespace, Problem>,
     outcome: &'a Result<Places, Refusal>,
-    /// Filters that have no effect.
+    /// What of target and profile has no effect.
     remarks: &'a str,
     fill: Fill,
 }
@@ -79,7 +79,7 @@ impl Control {
             effective_namespaces: effective,
             active_resource_rules: i64::try_from(rules).unwrap_or(i64::MAX),
         };
-        let substance = substance(&status, &total);
+        let substance = substance(&status, &total, remarks);
         let status = serde_json::to_value(&status).unwrap_or_default();
         let patience = self.parts.config.control.count_resync;
         self.report((Kind::ClusterTarget, key.clone()), &object.status, status, substance, patience);
@@ -165,11 +165,12 @@ fn ready(view: &View<'_>) -> String {
 }
 
 /// Returns the status without what only counts.
-fn substance(status: &KollectClusterTargetStatus, counts: &TargetCounts) -> Value {
+fn substance(status: &KollectClusterTargetStatus, counts: &TargetCounts, remarks: &str) -> Value {
     let mut status = status.clone();
     for condition in &mut status.conditions {
         if condition.reason == reasons::COLLECTING {
-            condition.message = format!("{} {} {}", counts.whole, counts.unknown.len(), counts.failing > 0);
+            let failing = counts.failing > 0;
+            condition.message = format!("{} {} {failing} {remarks}", counts.whole, counts.unknown.len());
         }
         if condition.reason == reasons::STORE_BUDGET_EXCEEDED {
             condition.message = some(counts.over_budget.iter());
