@@ -11,6 +11,7 @@ pub mod mandate;
 pub mod nats;
 pub mod netguard;
 pub mod object;
+mod outbound;
 pub mod postgres;
 mod tls;
 
@@ -20,6 +21,7 @@ use std::fmt;
 use std::hash::Hash;
 use std::ops::Deref;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -289,6 +291,17 @@ fn shared<K: Eq + Hash, V>(map: &Mutex<HashMap<K, Weak<V>>>, key: K, make: impl 
     let first = Arc::new(make());
     map.insert(key, Arc::downgrade(&first));
     first
+}
+
+/// Has what is idle closed every `pause`, as long as it runs.
+async fn sweep<K, V>(shared: Arc<Mutex<HashMap<K, Weak<V>>>>, pause: Duration, close_idle: fn(&V)) {
+    loop {
+        tokio::time::sleep(pause).await;
+        let live: Vec<Arc<V>> = shared.lock().values().filter_map(Weak::upgrade).collect();
+        for entry in live {
+            close_idle(&entry);
+        }
+    }
 }
 
 /// Returns a digest of settings, none of which can be read for another.

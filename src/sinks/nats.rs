@@ -38,7 +38,7 @@ use send::Desk;
 
 use super::mandate::Mandate;
 use super::netguard::Guard;
-use super::{Audit, Backend, Destination, DocumentSink, Leave, Receipt, RowSink, Sink, SinkError, shared};
+use super::{Audit, Backend, Destination, DocumentSink, Leave, Receipt, RowSink, Sink, SinkError, shared, sweep};
 use crate::api::v1alpha1::sink::StreamMode;
 use crate::canonical;
 use crate::export::event::{Life, SIGN_OF_LIFE, Stream, fingerprint};
@@ -85,7 +85,11 @@ impl NatsServers {
     pub fn new(guard: Guard, life: Life, clock: Clock, stop: CancellationToken) -> Self {
         let links: Arc<Mutex<HashMap<[u8; 32], Weak<Link>>>> = Arc::default();
         let tasks = TaskTracker::new();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(close_idle(Arc::clone(&links))));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(sweep(
+            Arc::clone(&links),
+            IDLE_LIMIT / 3,
+            Link::close_idle,
+        )));
         let (homes, counters, mandate) = (Mutex::default(), Mutex::default(), Mandate::unlimited());
         Self { guard, life, mandate, clock, tasks, stop, links, homes, counters }
     }
@@ -135,17 +139,6 @@ impl NatsServers {
         }
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// Closes idle connections as long as it runs.
-async fn close_idle(links: Arc<Mutex<HashMap<[u8; 32], Weak<Link>>>>) {
-    loop {
-        tokio::time::sleep(IDLE_LIMIT / 3).await;
-        let live: Vec<Arc<Link>> = links.lock().values().filter_map(Weak::upgrade).collect();
-        for link in live {
-            link.close_idle();
-        }
     }
 }
 

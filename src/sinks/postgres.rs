@@ -48,7 +48,7 @@ use write::WriteSql;
 
 use super::mandate::Mandate;
 use super::netguard::Guard;
-use super::{Audit, Destination, Leave, Receipt, RowSink, Sink, SinkError, shared};
+use super::{Audit, Destination, Leave, Receipt, RowSink, Sink, SinkError, shared, sweep};
 use crate::error::{Class, Classify};
 use crate::export::{Delta, Held, Scope, Selection};
 use crate::model::{Fingerprint, Row};
@@ -126,7 +126,11 @@ impl PostgresPools {
     pub fn new(guard: Guard, writer: Writer, clock: Clock, stop: CancellationToken) -> Self {
         let pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>> = Arc::default();
         let tasks = TaskTracker::new();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(close_idle(Arc::clone(&pools))));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(sweep(
+            Arc::clone(&pools),
+            IDLE_LIMIT / 3,
+            Pool::close_idle,
+        )));
         let mandate = Mandate::unlimited();
         Self { guard, writer, mandate, clock, tasks, stop, pools, homes: Mutex::default(), epochs: Mutex::default() }
     }
@@ -183,17 +187,6 @@ impl PostgresPools {
         }
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// Closes idle connections as long as it runs.
-async fn close_idle(pools: Arc<Mutex<HashMap<[u8; 32], Weak<Pool>>>>) {
-    loop {
-        tokio::time::sleep(IDLE_LIMIT / 3).await;
-        let live: Vec<Arc<Pool>> = pools.lock().values().filter_map(Weak::upgrade).collect();
-        for pool in live {
-            pool.close_idle();
-        }
     }
 }
 

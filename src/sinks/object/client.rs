@@ -1,8 +1,6 @@
 //! The HTTP under the client of a store: through the dial guard, with the certificates of the sink, with a deadline, and
 //! with refusals in a form that has a class.
 
-use std::error::Error;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,19 +12,16 @@ use object_store::ClientOptions;
 use object_store::client::{
     HttpClient, HttpConnector, HttpError, HttpErrorKind, HttpRequest, HttpResponse, HttpResponseBody, HttpService,
 };
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
-use reqwest::{Body, Client, redirect};
-use tokio::time::{Instant, timeout};
+use reqwest::{Body, Client};
+use tokio::time::timeout;
 
 use super::error::{Answer, ObjectError};
 use crate::sinks::TlsConfig;
-use crate::sinks::netguard::{DIAL_BUDGET, DialError, Guard};
-use crate::sinks::tls::{Roots, Verify, client_config};
+use crate::sinks::netguard::{DialError, Guard};
+use crate::sinks::outbound::{self, cause};
 
 /// One request with its answer: enough for one piece over a slow line.
 const REQUEST_LIMIT: Duration = Duration::from_mins(2);
-/// An idle connection is closed after this.
-const IDLE_LIMIT: Duration = Duration::from_secs(30);
 /// The longest answer: a list of 1,000 keys of 1 KB has less.
 const MAX_ANSWER_BYTES: usize = 8 * 1024 * 1024;
 
@@ -55,19 +50,9 @@ pub(super) enum Obstacle {
 impl Connector {
     /// Builds a client. Reads the authorities of the system from disk.
     pub(super) fn new(guard: Guard, tls: &TlsConfig) -> Result<Self, ObjectError> {
-        let verify = if tls.insecure_skip_verify { Verify::Nothing } else { Verify::Full };
-        let tls = client_config(verify, tls, Roots::Given, &[b"http/1.1"]).map_err(ObjectError::Tls)?;
-        let client = Client::builder()
-            .user_agent(concat!("kollect/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls)
-            .dns_resolver(Guarded(guard))
-            .redirect(redirect::Policy::none())
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .connect_timeout(DIAL_BUDGET)
-            .pool_idle_timeout(IDLE_LIMIT)
-            .build()
-            .map_err(ObjectError::Client)?;
+        let client = outbound::client(guard, tls).map_err(ObjectError::Tls)?;
+        let client = client.user_agent(concat!("kollect/", env!("CARGO_PKG_VERSION")));
+        let client = client.build().map_err(ObjectError::Client)?;
         Ok(Self { guard, client })
     }
 
@@ -125,21 +110,6 @@ impl HttpConnector for Connector {
     }
 }
 
-/// Resolves names to addresses that the guard has checked, and connections go to no others.
-#[derive(Debug)]
-struct Guarded(Guard);
-
-impl Resolve for Guarded {
-    fn resolve(&self, name: Name) -> Resolving {
-        let guard = self.0;
-        Box::pin(async move {
-            // The client puts the port of the address in the place of 0.
-            let addresses = guard.resolve(name.as_str(), 0, Instant::now() + DIAL_BUDGET).await?;
-            Ok(Box::new(addresses.into_iter()) as Addrs)
-        })
-    }
-}
-
 fn sort(error: reqwest::Error) -> Obstacle {
     if let Some(DialError::Refused(refusal)) = cause::<DialError>(&error) {
         return Obstacle::Dial(Arc::new(DialError::Refused(refusal.clone())));
@@ -161,17 +131,4 @@ pub(super) fn explain(doing: &str, error: object_store::Error) -> ObjectError {
         Some(Obstacle::Answer(answer)) => ObjectError::Answer { doing, answer },
         Some(Obstacle::Long) | None => ObjectError::Store { doing, source: Box::new(error) },
     }
-}
-
-/// Finds the first cause of a type. An [`io::Error`] leaves out of its causes the error that it wraps.
-fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        next = wrapped.map(|wrapped| wrapped as &(dyn Error + 'static)).or_else(|| error.source());
-    }
-    None
 }
