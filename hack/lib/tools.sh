@@ -11,8 +11,7 @@ export KOLLECT_TOOLS_DIR
 KOLLECT_ENVTEST=$KOLLECT_REPO/hack/envtest
 KOLLECT_PROGRAMS=$KOLLECT_ENVTEST/programs
 KOLLECT_POSTGRES_BIN=/usr/lib/postgresql/15/bin
-# A mirror of Maven Central, where there is one.
-KOLLECT_MAVEN=${KOLLECT_MAVEN:-https://repo1.maven.org/maven2}
+KOLLECT_MAVEN_COPY=org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies
 
 tools_say() { printf '%-24s %s\n' "$1" "$2"; }
 tools_fail() { printf 'tools: %s\n' "$*" >&2; return 1; }
@@ -166,9 +165,24 @@ tools_package() {
     ) 9>"$KOLLECT_TOOLS_DIR/tools/packages.lock"
 }
 
-# tools_kafka: the jars of a Kafka broker and its tools, each checked against its checksum.
+# tools_kafka_pom: a project that depends on exactly the jars of the list.
+tools_kafka_pom() {
+    echo '<project><modelVersion>4.0.0</modelVersion><groupId>dev.kollect</groupId><artifactId>lab</artifactId>'
+    echo '<version>0</version><packaging>pom</packaging><dependencies>'
+    grep -v '^#' "$1" | awk -F '[ /]+' '{
+        group = $2
+        for (i = 3; i < NF - 2; i++) group = group "." $i
+        print "<dependency><groupId>" group "</groupId><artifactId>" $(NF - 2) "</artifactId>"
+        print "<version>" $(NF - 1) "</version><exclusions><exclusion>"
+        print "<groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions></dependency>"
+    }'
+    echo '</dependencies></project>'
+}
+
+# tools_kafka: the jars of a Kafka broker and its tools, from where the settings of Maven say, each checked against its
+# checksum.
 tools_kafka() {
-    local jars=$KOLLECT_ENVTEST/kafka.jars version dir log
+    local jars=$KOLLECT_ENVTEST/kafka.jars version dir started scratch log
     version=$(sed -n 's#.*/kafka_2.13-\(.*\)\.jar$#\1#p' "$jars")
     dir=$KOLLECT_TOOLS_DIR/tools/kafka-$version
     tools_package openjdk-17-jre-headless java || return 1
@@ -176,27 +190,28 @@ tools_kafka() {
         tools_say "kafka $version" cached
         return 0
     fi
-    tools_package curl curl || return 1
+    tools_package maven mvn || return 1
     mkdir -p "$KOLLECT_TOOLS_DIR/tools"
     (
         flock 9
         [ ! -d "$dir" ] || exit 0
-        tools_say "kafka $version" "downloading"
+        tools_say "kafka $version" downloading
         started=$SECONDS
         scratch=$dir.building
         log=$dir.log
         rm -rf "$scratch"
-        mkdir -p "$scratch"
+        mkdir -p "$scratch/jars"
+        tools_kafka_pom "$jars" >"$scratch/pom.xml"
         if ! (cd "$scratch" &&
-            grep -v '^#' "$jars" | sed "s#.* \(.*/\)\(.*\)#url = $KOLLECT_MAVEN/\1\2\noutput = \2#" |
-            curl --fail --silent --show-error --location --retry 3 --config - &&
+            mvn --batch-mode --quiet "$KOLLECT_MAVEN_COPY" -DoutputDirectory="$scratch/jars" &&
+            cd jars &&
             grep -v '^#' "$jars" | sed 's# [^ ]*/# #' | sha256sum --check --quiet --strict) >"$log" 2>&1; then
             tail -n 20 "$log" >&2
             tools_fail "the download of kafka $version failed; the whole log is in $log"
             exit 1
         fi
-        rm -f "$log"
-        mv "$scratch" "$dir"
+        mv "$scratch/jars" "$dir"
+        rm -rf "$scratch" "$log"
         tools_say "kafka $version" "downloaded in $((SECONDS - started)) s"
     ) 9>"$dir.lock"
 }
