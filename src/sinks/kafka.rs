@@ -32,7 +32,7 @@ use home::{Access, Count, Desk, Home, IDLE_LIMIT};
 
 use super::mandate::Mandate;
 use super::netguard::Guard;
-use super::{Audit, Backend, Destination, DocumentSink, Leave, Receipt, RowSink, Sink, SinkError, shared};
+use super::{Audit, Backend, Destination, DocumentSink, Leave, Receipt, RowSink, Sink, SinkError, shared, sweep};
 use crate::canonical;
 use crate::export::event::{self, Life, Plan, Rendered, SIGN_OF_LIFE, Stream};
 use crate::export::{Delta, Document, Held, Scope, Selection, Standing};
@@ -64,7 +64,11 @@ impl KafkaTopics {
     pub fn new(guard: Guard, life: Life, clock: Clock, stop: CancellationToken) -> Self {
         let homes: Arc<Mutex<HashMap<[u8; 32], Weak<Home>>>> = Arc::default();
         let tasks = TaskTracker::new();
-        tasks.spawn(stop.clone().run_until_cancelled_owned(close_idle(Arc::clone(&homes))));
+        tasks.spawn(stop.clone().run_until_cancelled_owned(sweep(
+            Arc::clone(&homes),
+            IDLE_LIMIT / 3,
+            Home::close_idle,
+        )));
         let mandate = Mandate::unlimited();
         Self { guard, life, mandate, clock, tasks, stop, homes, counts: Mutex::default() }
     }
@@ -108,17 +112,6 @@ impl KafkaTopics {
         self.stop.cancel();
         self.tasks.close();
         self.tasks.wait().await;
-    }
-}
-
-/// Closes idle clients as long as it runs.
-async fn close_idle(homes: Arc<Mutex<HashMap<[u8; 32], Weak<Home>>>>) {
-    loop {
-        tokio::time::sleep(IDLE_LIMIT / 3).await;
-        let live: Vec<Arc<Home>> = homes.lock().values().filter_map(Weak::upgrade).collect();
-        for home in live {
-            home.close_idle();
-        }
     }
 }
 

@@ -94,18 +94,14 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn check(kafka: Value) -> Result<ValidatedKafka, String> {
-        let spec = json!({"type": "kafka", "kafka": kafka});
-        kafka_of(&spec).map_err(|errors| errors.to_string())
-    }
-
-    fn kafka_of(spec: &Value) -> Result<ValidatedKafka, FieldErrors> {
-        kafka(&serde_json::from_value(spec.clone()).unwrap())
+    fn check(block: &Value) -> Result<ValidatedKafka, String> {
+        let spec = json!({"type": "kafka", "kafka": block});
+        kafka(&serde_json::from_value(spec).unwrap()).map_err(|errors| errors.to_string())
     }
 
     #[test]
     fn what_is_absent_has_its_default() {
-        let sink = check(json!({"brokers": [" ", "k:9092"], "topic": "a.b"})).unwrap();
+        let sink = check(&json!({"brokers": [" ", "k:9092"], "topic": "a.b"})).unwrap();
         assert_eq!(
             (sink.brokers, sink.topic.as_str(), sink.mode),
             (vec!["k:9092".to_owned()], "a.b", StreamMode::Snapshot)
@@ -120,7 +116,7 @@ mod tests {
             (json!({"brokers": [], "topic": "t"}), "spec.kafka.brokers: names no broker"),
             (json!({"brokers": ["k:1"], "topic": "a b"}), "spec.kafka.topic: is no name of a topic"),
         ] {
-            let message = check(kafka).unwrap_err();
+            let message = check(&kafka).unwrap_err();
             assert!(message.contains(want), "{message}");
         }
     }
