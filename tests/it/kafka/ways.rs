@@ -78,7 +78,9 @@ async fn every_way_in_works_and_every_bar_is_named() {
             ["Transient ConnectionTestFailed", "spec.kafka.brokers"],
         ),
     ] {
+        let begun = std::time::Instant::now();
         let said = said(rows(&life("us"), &bad)).await;
+        eprintln!("{:?} {words:?} {said}", begun.elapsed());
         assert!(words.iter().all(|word| said.contains(word)), "{said}");
     }
     let refused = life("us").sink(&config(Way::Sasl, None, login(Mechanism::Plain, password))).unwrap_err();
