@@ -23,8 +23,8 @@ use crate::error::chain;
 /// The prefix of the loggers of this program.
 const OURS: &str = "kollect";
 
-/// A library that logs each failed request as an error, and returns it too: we log it where it is handled.
-const REPEATS: &str = "kube_client";
+/// Libraries that log each failure as an error, and return it too: we log it where it is handled.
+const REPEAT: [&str; 2] = ["kube_client", "async_nats"];
 
 /// Starts logging for the process, panics included. A second call changes nothing.
 pub fn start(logging: Logging) {
@@ -54,7 +54,7 @@ struct Fields(Map<String, Value>);
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Lines {
     fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
         let (wanted, target) = (level(self.logging.level), metadata.target());
-        !target.starts_with(REPEATS)
+        !REPEAT.iter().any(|library| target.starts_with(library))
             && *metadata.level() <= if is_ours(target) { wanted } else { wanted.min(Level::WARN) }
     }
 
@@ -264,6 +264,7 @@ mod tests {
             info!(target: "hyper", "hidden");
             tracing::warn!(target: "hyper::proto", "shown");
             error!(target: "kube_client::client::builder", "hidden");
+            error!(target: "async_nats::connector", "hidden");
             info!(target: "kollect_lab", "shown");
         });
         assert_eq!(lines, "WARN\thyper.proto\tshown\nINFO\tkollect_lab\tshown\n");

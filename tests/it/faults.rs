@@ -10,6 +10,8 @@ mod network;
 mod postgres;
 mod transactions;
 
+use std::time::Duration;
+
 use anyhow::ensure;
 use kollect::lab::operator::OperatorOptions;
 use kollect::lab::postgres::RowWrites;
@@ -162,6 +164,18 @@ async fn whole_parts(fault: &Fault) -> i64 {
 /// Returns one value for the normal suite and another one for the nightly.
 pub(crate) fn long<T>(normal: T, nightly: T) -> T {
     if setting("KOLLECT_LONG").as_deref() == Some("1") { nightly } else { normal }
+}
+
+/// Returns how often a test kills: so often, or as often as `KOLLECT_KILL_ROUNDS` says.
+pub(crate) fn kill_rounds(normal: u64) -> u64 {
+    setting("KOLLECT_KILL_ROUNDS").and_then(|rounds| rounds.parse().ok()).unwrap_or(normal)
+}
+
+/// Returns when a process is killed in a round, at the latest so long after it began.
+pub(crate) fn moment(seed: u64, round: u64, latest: Duration) -> Duration {
+    let digest = blake3::hash(&[seed.to_le_bytes(), round.to_le_bytes()].concat());
+    let chance = digest.as_bytes().iter().take(4).fold(0u32, |chance, byte| chance << 8 | u32::from(*byte));
+    latest.mul_f64(f64::from(chance) / f64::from(u32::MAX))
 }
 
 #[expect(clippy::disallowed_methods, reason = "tests are no part of the operator whose environment config reads")]

@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, ensure};
 use kollect::lab::Operator;
 use kollect::lab::git::{BRANCH, Commit, HttpServer, Repositories, Repository, Scheme};
 use kollect::lab::load::Load;
-use kollect::lab::operator::{OperatorOptions, wait_for_metric};
+use kollect::lab::operator::OperatorOptions;
 use kollect::lab::wait::wait_for;
 use tokio::time::Duration;
 
@@ -210,16 +210,6 @@ spec:
         format!("test/{namespace}/deployment/{name}.yaml")
     }
 
-    /// Returns UID, name and image of every Deployment, ascending.
-    fn objects(&self) -> Result<Vec<String>> {
-        let columns = "-o=custom-columns=U:.metadata.uid,N:.metadata.name,I:.spec.template.spec.containers[0].image";
-        let list = self.job.ground.api().kubectl(&["get", "deployments", "-A", "--no-headers", columns])?;
-        let mut lines: Vec<String> =
-            list.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
-        lines.sort();
-        Ok(lines)
-    }
-
     /// Returns the items of all files, ascending.
     fn all_items(repository: &Repository) -> Result<Vec<String>> {
         let mut all = Vec::new();
@@ -232,7 +222,7 @@ spec:
 
     /// Compares document and tree with the cluster, by UID, name and image.
     fn compare(&self) -> Result<()> {
-        let want = self.objects()?;
+        let want = self.job.objects()?;
         for repository in self.both() {
             let have = Self::all_items(repository)?;
             let name = repository.name();
@@ -249,15 +239,7 @@ spec:
 
     /// Waits until this process has everything everywhere, by what it says itself.
     async fn synced(&self, operator: &Operator) {
-        let namespace = self.job.namespace();
-        let sinks = ["database/pg", "snapshot/document", "snapshot/tree"];
-        let synced = wait_for_metric(operator, PATIENCE, "all bindings are synced", |metrics| {
-            sinks.iter().all(|sink| {
-                let labels = format!(r#"inventory_namespace="{namespace}",inventory_name="all",sink="{sink}""#);
-                metrics.get(&format!("kollect_binding_synced{{{labels}}}")) == Some(1.0)
-            })
-        });
-        synced.await.unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", self.job.describe(), operator.log_tail(20)));
+        self.job.synced(operator, &["database/pg", "snapshot/document", "snapshot/tree"]).await;
     }
 
     /// Lets a person edit a file of ours in each repository, and an audit undo that and nothing else.

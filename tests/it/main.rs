@@ -67,6 +67,8 @@ mod scopes;
 #[cfg(test)]
 mod sinks;
 #[cfg(test)]
+mod streams;
+#[cfg(test)]
 mod support;
 #[cfg(test)]
 mod tenant;

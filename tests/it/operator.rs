@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use kollect::lab::Operator;
 use kollect::lab::load::{Kind, Load};
+use kollect::lab::operator::wait_for_metric;
 use kollect::lab::postgres::{Database, RowWrites};
 use kollect::lab::wait::wait_for;
 use serde_json::Value;
@@ -120,8 +121,30 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
     }
 
     pub(crate) fn describe(&self) -> String {
-        let all = ["-n", self.namespace(), "get", "ktgt,kinv,kdb,ksnap", "-o", "yaml"];
+        let all = ["-n", self.namespace(), "get", "ktgt,kinv,kdb,ksnap,kevt", "-o", "yaml"];
         self.ground.api().kubectl(&all).unwrap_or_default()
+    }
+
+    /// Returns UID, name and image of every Deployment, ascending.
+    pub(crate) fn objects(&self) -> Result<Vec<String>> {
+        let columns = "-o=custom-columns=U:.metadata.uid,N:.metadata.name,I:.spec.template.spec.containers[0].image";
+        let list = self.ground.api().kubectl(&["get", "deployments", "-A", "--no-headers", columns])?;
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let mut lines: Vec<String> = list.lines().map(words).collect();
+        lines.sort();
+        Ok(lines)
+    }
+
+    /// Waits until an operator has brought everything to all of these sinks of the inventory `all`, by what it says itself.
+    pub(crate) async fn synced(&self, operator: &Operator, sinks: &[&str]) {
+        let namespace = self.namespace();
+        let synced = wait_for_metric(operator, PATIENCE, "all bindings are synced", |metrics| {
+            sinks.iter().all(|sink| {
+                let labels = format!(r#"inventory_namespace="{namespace}",inventory_name="all",sink="{sink}""#);
+                metrics.get(&format!("kollect_binding_synced{{{labels}}}")) == Some(1.0)
+            })
+        });
+        synced.await.unwrap_or_else(|error| panic!("{error:#}\n{}\n{}", self.describe(), operator.log_tail(20)));
     }
 
     /// Compares the table with the cluster, by name and image.
@@ -131,18 +154,16 @@ spec: {{exportMinInterval: 0s, databaseSinkRefs: [{{name: pg}}]}}
 
     /// The same where each object has so many rows, one of each target that selects it.
     pub(crate) async fn equals_the_cluster_times(&self, times: usize) {
-        let columns = "-o=custom-columns=U:.metadata.uid,N:.metadata.name,I:.spec.template.spec.containers[0].image";
         let matches = wait_for("the table equals the cluster", PATIENCE, || async {
-            let list = self.ground.api().kubectl(&["get", "deployments", "-A", "--no-headers", columns])?;
-            let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
-            let mut want: Vec<String> = list.lines().flat_map(|line| std::iter::repeat_n(words(line), times)).collect();
+            let objects = self.objects()?;
+            let mut want: Vec<&String> = objects.iter().flat_map(|line| std::iter::repeat_n(line, times)).collect();
             let query = format!(
                 "SELECT source_uid || ' ' || (payload->>'name') || ' ' || (payload->'attributes'->>'image') FROM {TABLE}"
             );
             let mut have: Vec<String> = self.database.query(&query, &[]).await?.iter().map(|row| row.get(0)).collect();
             want.sort();
             have.sort();
-            ensure!(want == have, "{} objects, {} rows", want.len(), have.len());
+            ensure!(want.into_iter().eq(&have), "{} objects, {} rows", objects.len() * times, have.len());
             Ok(())
         });
         matches.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.describe()));

@@ -68,6 +68,8 @@ pub(super) enum NatsError {
         "a newer instance of this operator (epoch {theirs}, ours is {ours}) writes inventory {inventory} to stream \"{stream}\""
     )]
     Fenced { inventory: String, stream: String, theirs: u64, ours: u64 },
+    #[error("stream \"{stream}\" was made anew, or has lost its last messages; what is missing is sent again")]
+    BeganAnew { stream: String },
     #[error("failed to send to stream \"{stream}\"")]
     Deposed {
         stream: String,
@@ -164,6 +166,7 @@ impl NatsError {
             | Self::Answer { .. }
             | Self::ClusterConflict { .. }
             | Self::Fenced { .. }
+            | Self::BeganAnew { .. }
             | Self::Deposed { .. } => Fault::Delivery,
         }
     }
@@ -189,6 +192,7 @@ impl NatsError {
             | Self::NoResponders { .. }
             | Self::Api { .. }
             | Self::Answer { .. }
+            | Self::BeganAnew { .. }
             | Self::Deposed { .. } => "ExportFailed",
         }
     }
@@ -223,6 +227,8 @@ impl Classify for NatsError {
             | Self::Timeout { .. }
             | Self::NoResponders { .. }
             | Self::Answer { .. }
+            // The next try compares.
+            | Self::BeganAnew { .. }
             // The process is about to end; its successor delivers.
             | Self::Deposed { .. } => Class::Transient,
         }
@@ -270,6 +276,12 @@ mod tests {
                 "turn JetStream on",
             ),
             (api(10065, 400, "subjects overlap"), Class::Terminal, Fault::Delivery, "another stream has the subject"),
+            (
+                NatsError::BeganAnew { stream: "s".to_owned() },
+                Class::Transient,
+                Fault::Delivery,
+                "what is missing is sent again",
+            ),
             (api(10008, 503, "no leader"), Class::Transient, Fault::Delivery, "(JetStream error 10008)"),
         ] {
             let text = error.to_string();

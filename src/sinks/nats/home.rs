@@ -195,6 +195,12 @@ impl Home {
         asked.await.unwrap_or_else(|error| std::panic::resume_unwind(error.into_panic()))
     }
 
+    /// Tells whether these stand behind all that is known. If not, the stream was made anew or lost its end, and who sent
+    /// them knows nothing of it.
+    pub(super) fn continues(&self, sequences: &[u64]) -> bool {
+        self.known.lock().continues(sequences)
+    }
+
     /// Notes messages that the stream has acknowledged.
     pub(super) fn commit(&self, stream: &Stream, sequences: &[u64], note: impl FnOnce(&mut Fold<()>)) {
         let mut known = self.known.lock();
@@ -265,6 +271,11 @@ impl Home {
 }
 
 impl Known {
+    /// INVARIANT: whoever sends holds the gate, so `position` moves past no message that is not noted yet.
+    fn continues(&self, sequences: &[u64]) -> bool {
+        sequences.iter().all(|seq| *seq > self.position)
+    }
+
     fn settle(&mut self, stream: &Stream) {
         match self.fold.get(stream).map(|held| (held.digest(), held.sequence())) {
             Some(now) => self.settled.insert(stream.clone(), now),
@@ -283,5 +294,18 @@ impl Shape {
 fn take(fold: &mut Fold<()>, stored: Stored) {
     if let Some(header) = stored.header {
         fold.take(0, header, stored.at, ());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_begins_again_does_not_continue_what_is_known() {
+        let known = Known { position: 7, ..Known::default() };
+        for (sequences, continues) in [(&[][..], true), (&[8, 9], true), (&[1], false), (&[7, 8], false)] {
+            assert_eq!(known.continues(sequences), continues, "{sequences:?}");
+        }
     }
 }

@@ -201,11 +201,16 @@ impl Desk {
         client: &Arc<Client>,
         messages: impl Iterator<Item = Message> + Send,
     ) -> Result<Sent, NatsError> {
-        let outcome = self.try_send(client, messages).await;
+        let outcome = match self.try_send(client, messages).await {
+            Ok(sent) if !self.home.continues(&sent.sequences) => {
+                Err(NatsError::BeganAnew { stream: self.home.place.stream.clone() })
+            }
+            other => other,
+        };
         if let Err(error) = &outcome {
             self.home.doubt();
             // The stream has answered each message, and nothing is on its way any more.
-            if !matches!(error, NatsError::Api { .. }) {
+            if !matches!(error, NatsError::Api { .. } | NatsError::BeganAnew { .. }) {
                 self.home.link.give_up(client).await;
             }
         }

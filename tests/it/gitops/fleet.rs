@@ -29,7 +29,7 @@ async fn two_operators_and_a_person_in_one_branch_lose_nothing_of_each_other() {
     let pages = pages.unwrap();
 
     west.becomes("the repositories equal both clusters", || {
-        let mut want = [west.objects()?, east.objects()?].concat();
+        let mut want = [west.job.objects()?, east.job.objects()?].concat();
         want.sort();
         for repository in west.both() {
             ensure!(want == Bench::all_items(repository)?, "{} differs", repository.name());

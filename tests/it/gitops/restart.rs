@@ -7,12 +7,13 @@ use kollect::lab::load::Load;
 use tokio::time::Duration;
 
 use super::Bench;
+use crate::faults::moment;
 use crate::operator::Job;
 
 /// Kills under churn.
 const ROUNDS: u64 = 5;
 /// The latest moment of a kill: a start, a list, a comparison and some pushes later.
-const LATEST_MILLIS: u64 = 2_000;
+const LATEST: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn another_process_writes_what_changed_while_nobody_looked_and_nothing_else() {
@@ -95,7 +96,7 @@ async fn killed_at_any_moment_the_next_process_makes_the_repositories_equal_the_
     for round in 0..ROUNDS {
         let operator = Operator::spawn(&bench.options(), bench.job.ground.lab().guard()).unwrap();
         let killed = async {
-            tokio::time::sleep(moment(seed, round)).await;
+            tokio::time::sleep(moment(seed, round, LATEST)).await;
             operator.kill9().await
         };
         let changes = load.patch(&bench.job.ground.client, load.draw(30, load.total()), round);
@@ -115,11 +116,4 @@ async fn killed_at_any_moment_the_next_process_makes_the_repositories_equal_the_
     bench.synced(&operator).await;
     assert_eq!(bench.refs(), refs);
     operator.terminate().await.unwrap();
-}
-
-/// Returns when a round's process is killed.
-fn moment(seed: u64, round: u64) -> Duration {
-    let digest = blake3::hash(&[seed.to_le_bytes(), round.to_le_bytes()].concat());
-    let chance = digest.as_bytes().iter().take(8).fold(0u64, |chance, byte| chance << 8 | u64::from(*byte));
-    Duration::from_millis(chance % LATEST_MILLIS)
 }
