@@ -2,7 +2,7 @@
 //!
 //! Demo, integration tests, benches and load tests all stand on this one implementation. It takes [`LabOptions`] and
 //! gives a running [`Lab`]: etcd, an API server with RBAC, the few controllers without which namespaces never go away,
-//! and PostgreSQL. Git servers ([`git`]), a [`Prometheus`] and the real Helm ([`helm`]) stand beside it, for whoever wants
+//! and PostgreSQL. Git servers ([`git`]), a [`Kafka`] broker, a [`Prometheus`] and the real Helm ([`helm`]) stand beside it, for whoever wants
 //! one. What `hack/lib/tools.sh` built is only looked up here, never downloaded.
 //!
 //! It guarantees that a part is ready when it is handed out (a condition with a deadline, never a pause), and that
@@ -16,6 +16,7 @@ pub mod cgroup;
 pub mod control_plane;
 pub mod git;
 pub mod helm;
+pub mod kafka;
 pub mod load;
 pub mod nats;
 pub mod object;
@@ -38,6 +39,7 @@ use anyhow::{Context, Result, bail};
 
 pub use self::prometheus::Prometheus;
 pub use control_plane::ControlPlane;
+pub use kafka::Kafka;
 pub use operator::Operator;
 pub use postgres::Postgres;
 use process::Guard;

@@ -47,6 +47,7 @@ use crate::schedule::Limits;
 use crate::schedule::backoff::Backoff;
 use crate::sinks::Registry;
 use crate::sinks::git::{GitRepositories, MirrorPlaces};
+use crate::sinks::kafka::KafkaTopics;
 use crate::sinks::mandate::Mandate;
 use crate::sinks::nats::NatsServers;
 use crate::sinks::netguard::Guard;
@@ -211,6 +212,7 @@ async fn work(
     let object = ObjectStores::new(guard, cluster_uid.clone(), jiff::Timestamp::now, connected.clone());
     let lease_transitions = u64::try_from(right.lease_transitions).unwrap_or_default();
     let life = Life { process: cluster_uid.clone(), lease_transitions };
+    let kafka = KafkaTopics::new(guard, life.clone(), jiff::Timestamp::now, connected.clone());
     let nats = NatsServers::new(guard, life, jiff::Timestamp::now, connected.clone());
     let writer = Writer { process: cluster_uid, lease_transitions: right.lease_transitions };
     let postgres = PostgresPools::new(guard, writer, jiff::Timestamp::now, connected.clone());
@@ -218,7 +220,8 @@ async fn work(
         postgres: postgres.under(right.mandate.clone()),
         git: git.under(right.mandate.clone()),
         object: object.under(right.mandate.clone()),
-        nats: nats.under(right.mandate),
+        nats: nats.under(right.mandate.clone()),
+        kafka: kafka.under(right.mandate),
     });
     let delivering_by = deliver::Settings {
         limits: Limits {

@@ -6,6 +6,7 @@
 #[cfg(feature = "lab")]
 pub mod contract;
 pub mod git;
+pub mod kafka;
 pub mod mandate;
 pub mod nats;
 pub mod netguard;
@@ -223,6 +224,8 @@ pub struct Registry {
     pub object: object::ObjectStores,
     /// Servers of NATS.
     pub nats: nats::NatsServers,
+    /// Brokers of Kafka.
+    pub kafka: kafka::KafkaTopics,
 }
 
 impl Registry {
@@ -258,9 +261,23 @@ impl Registry {
         self.nats.sink(config)
     }
 
+    /// Makes a sink of a topic of Kafka. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Terminal when a setting cannot be used.
+    pub fn kafka(&self, config: &kafka::KafkaConfig) -> Result<Backend, SinkError> {
+        self.kafka.sink(config)
+    }
+
     /// Closes all connections. Sinks must not be used any more.
     pub async fn close(&self) {
-        tokio::join!(self.postgres.close(), self.git.close(), self.object.close(), self.nats.close());
+        tokio::join!(
+            self.postgres.close(),
+            self.git.close(),
+            self.object.close(),
+            self.nats.close(),
+            self.kafka.close()
+        );
     }
 }
 

@@ -22,6 +22,7 @@ mod cluster_target;
 mod connection_test;
 mod endpoint;
 mod inventory;
+mod kafka;
 mod label;
 mod nats;
 pub mod not_served;
@@ -40,6 +41,7 @@ pub use cluster_target::{ValidatedClusterTarget, cluster_target};
 pub use connection_test::connection_test;
 pub use endpoint::Transport;
 pub use inventory::{SinkRef, ValidatedInventory, inventory};
+pub use kafka::{ValidatedKafka, kafka};
 pub use nats::{ValidatedNats, nats};
 pub use object::{Addressing, Codec, Encoding, HOT_ATTRIBUTES, Packing, REGION, Retention, ValidatedObject, object};
 pub use profile::{

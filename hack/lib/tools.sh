@@ -11,6 +11,7 @@ export KOLLECT_TOOLS_DIR
 KOLLECT_ENVTEST=$KOLLECT_REPO/hack/envtest
 KOLLECT_PROGRAMS=$KOLLECT_ENVTEST/programs
 KOLLECT_POSTGRES_BIN=/usr/lib/postgresql/15/bin
+KOLLECT_MAVEN_COPY=org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies
 
 tools_say() { printf '%-24s %s\n' "$1" "$2"; }
 tools_fail() { printf 'tools: %s\n' "$*" >&2; return 1; }
@@ -164,6 +165,57 @@ tools_package() {
     ) 9>"$KOLLECT_TOOLS_DIR/tools/packages.lock"
 }
 
+# tools_kafka_pom: a project that depends on exactly the jars of the list.
+tools_kafka_pom() {
+    echo '<project><modelVersion>4.0.0</modelVersion><groupId>dev.kollect</groupId><artifactId>lab</artifactId>'
+    echo '<version>0</version><packaging>pom</packaging><dependencies>'
+    grep -v '^#' "$1" | awk -F '[ /]+' '{
+        group = $2
+        for (i = 3; i < NF - 2; i++) group = group "." $i
+        print "<dependency><groupId>" group "</groupId><artifactId>" $(NF - 2) "</artifactId>"
+        print "<version>" $(NF - 1) "</version><exclusions><exclusion>"
+        print "<groupId>*</groupId><artifactId>*</artifactId></exclusion></exclusions></dependency>"
+    }'
+    echo '</dependencies></project>'
+}
+
+# tools_kafka: the jars of a Kafka broker and its tools, from where the settings of Maven say, each checked against its
+# checksum.
+tools_kafka() {
+    local jars=$KOLLECT_ENVTEST/kafka.jars version dir started scratch log
+    version=$(sed -n 's#.*/kafka_2.13-\(.*\)\.jar$#\1#p' "$jars")
+    dir=$KOLLECT_TOOLS_DIR/tools/kafka-$version
+    tools_package openjdk-17-jre-headless java || return 1
+    if [ -d "$dir" ]; then
+        tools_say "kafka $version" cached
+        return 0
+    fi
+    tools_package maven mvn || return 1
+    mkdir -p "$KOLLECT_TOOLS_DIR/tools"
+    (
+        flock 9
+        [ ! -d "$dir" ] || exit 0
+        tools_say "kafka $version" downloading
+        started=$SECONDS
+        scratch=$dir.building
+        log=$dir.log
+        rm -rf "$scratch"
+        mkdir -p "$scratch/jars"
+        tools_kafka_pom "$jars" >"$scratch/pom.xml"
+        if ! (cd "$scratch" &&
+            mvn --batch-mode --quiet "$KOLLECT_MAVEN_COPY" -DoutputDirectory="$scratch/jars" &&
+            cd jars &&
+            grep -v '^#' "$jars" | sed 's# [^ ]*/# #' | sha256sum --check --quiet --strict) >"$log" 2>&1; then
+            tail -n 20 "$log" >&2
+            tools_fail "the download of kafka $version failed; the whole log is in $log"
+            exit 1
+        fi
+        mv "$scratch/jars" "$dir"
+        rm -rf "$scratch" "$log"
+        tools_say "kafka $version" "downloaded in $((SECONDS - started)) s"
+    ) 9>"$dir.lock"
+}
+
 # tools_python REQUIREMENTS PACKAGE DIRECTORY: a Python of our own with what a file of requirements names; its version is
 # that of one of the packages.
 tools_python() {
@@ -203,13 +255,14 @@ tools_ensure() {
     local name
     [ $# -gt 0 ] ||
         set -- libssl etcd kube-apiserver kube-controller-manager kubectl helm nats-server nats pprof postgres openssl git sshd \
-            prometheus versitygw fake-gcs-server parquet
+            prometheus versitygw fake-gcs-server parquet kafka
     for name in "$@"; do
         case $name in
-            # libssh2, which git2 brings, is linked with the OpenSSL of the system.
+            # libssh2, which git2 brings, and librdkafka are linked with the OpenSSL of the system.
             libssl)
                 tools_package pkg-config pkg-config || return 1
                 tools_package libssl-dev /usr/include/openssl/ssl.h || return 1
+                tools_package make make || return 1
                 ;;
             postgres) tools_package postgresql-15 "$KOLLECT_POSTGRES_BIN/initdb" || return 1 ;;
             openssl) tools_package openssl openssl || return 1 ;;
@@ -220,6 +273,7 @@ tools_ensure() {
             sshd) tools_package openssh-server /usr/sbin/sshd || return 1 ;;
             # Brings promtool as well.
             prometheus) tools_package prometheus prometheus || return 1 ;;
+            kafka) tools_kafka || return 1 ;;
             # Plots alone need it, so it is not part of what a test brings up to date.
             python) tools_python requirements.txt matplotlib python || return 1 ;;
             # Reads Parquet back, and writes it for comparison.

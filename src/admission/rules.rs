@@ -164,7 +164,6 @@ pub(super) fn database_sink(spec: &KollectDatabaseSinkSpec, around: &Surrounding
 pub(super) fn event_sink(spec: &KollectEventSinkSpec, guard: Guard, around: &Surroundings, to: &mut Findings) {
     let remarks = to.take(validate::admitted::event_sink(spec));
     to.warnings.extend(remarks.unwrap_or_default());
-    unserved(&not_served::event_sink(spec), to);
     hosts(&validate::admitted::event_hosts(spec), guard, to);
     sink_interval(&spec.common, around, to);
 }

@@ -14,7 +14,7 @@ use crate::error::Class;
 use crate::metrics::SinkType;
 use crate::model::{Family, Namespace, SinkKey};
 use crate::sinks::Leave;
-use crate::validate::{self, Probe, ValidatedGit, ValidatedNats, ValidatedObject, ValidatedPostgres};
+use crate::validate::{self, Probe, ValidatedGit, ValidatedKafka, ValidatedNats, ValidatedObject, ValidatedPostgres};
 
 /// A sink object of either family.
 pub(super) type SinkObject = Object<SinkSpec>;
@@ -52,6 +52,7 @@ pub(super) enum Checked {
     Git(Box<ValidatedGit>),
     Object(Box<ValidatedObject>),
     Nats(Box<ValidatedNats>),
+    Kafka(Box<ValidatedKafka>),
 }
 
 impl Checked {
@@ -62,6 +63,7 @@ impl Checked {
             Self::Git(git) => git.probe,
             Self::Object(object) => object.probe,
             Self::Nats(nats) => nats.probe,
+            Self::Kafka(kafka) => kafka.probe,
         }
     }
 }
@@ -90,15 +92,6 @@ impl SinkSpec {
                 EventSinkType::Nats => SinkType::Nats,
                 EventSinkType::Kafka => SinkType::Kafka,
             }),
-        }
-    }
-
-    /// Tells whether rows of ours may be behind a sink of this type. What a build does not serve it has not written to,
-    /// unless the type was another one.
-    pub(super) fn may_hold_rows(&self) -> bool {
-        match self {
-            Self::Snapshot(_) | Self::Database(_) => true,
-            Self::Event(spec) => spec.type_ == EventSinkType::Nats,
         }
     }
 
@@ -145,7 +138,7 @@ impl SinkSpec {
         validate::not_served::message(&match self {
             Self::Snapshot(spec) => validate::not_served::snapshot_sink(spec),
             Self::Database(spec) => validate::not_served::database_sink(spec),
-            Self::Event(spec) => validate::not_served::event_sink(spec),
+            Self::Event(_) => Vec::new(),
         })
     }
 
@@ -160,7 +153,10 @@ impl SinkSpec {
                 }
             },
             Self::Database(spec) => validate::postgres(spec).map(|postgres| Checked::Postgres(Box::new(postgres))),
-            Self::Event(spec) => validate::nats(spec).map(|nats| Checked::Nats(Box::new(nats))),
+            Self::Event(spec) => match spec.type_ {
+                EventSinkType::Nats => validate::nats(spec).map(|nats| Checked::Nats(Box::new(nats))),
+                EventSinkType::Kafka => validate::kafka(spec).map(|kafka| Checked::Kafka(Box::new(kafka))),
+            },
         }
     }
 }

@@ -75,7 +75,6 @@ struct Ref {
     interval: Duration,
     /// The interval is that of a scope.
     raised: Option<Raised>,
-    leads: Leads,
 }
 
 /// What scopes say of the sinks of an inventory.
@@ -96,23 +95,10 @@ impl Limits {
     }
 }
 
-/// Where a reference may lead that cannot be used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leads {
-    /// To a place with rows of ours, for all that is known.
-    Anywhere,
-    /// To a type of sink that this build does not serve: no rows are there.
-    Nowhere,
-}
-
 impl Ref {
     /// Tells whether it is known where the reference leads.
     fn is_settled(&self) -> bool {
-        match &self.outcome {
-            Ok(()) => true,
-            Err(Obstacle::Refused(_)) => self.leads == Leads::Nowhere,
-            Err(Obstacle::Wait(_)) => false,
-        }
+        self.outcome.is_ok()
     }
 }
 
@@ -304,8 +290,6 @@ impl Control {
         let asked = interval(sink, sink_spec, spec);
         let raised = limits.ceiling.raise(asked);
         let interval = raised.as_ref().map_or(asked, |raised| raised.interval);
-        let unserved = sink_spec.is_some_and(|spec| !spec.may_hold_rows());
-        let leads = if unserved { Leads::Nowhere } else { Leads::Anywhere };
         let field = FieldPath::spec().field(&format!("{}SinkRefs", family.as_str())).index(index);
         let outcome = match &there {
             _ if let Err(denial) = limits.allows(&field, &sink_key) => {
@@ -331,7 +315,7 @@ impl Control {
                 self.parts.deliveries.unbind(binding).await;
             }
         }
-        Ref { sink: sink_key, outcome, interval, raised, leads }
+        Ref { sink: sink_key, outcome, interval, raised }
     }
 
     async fn bind_sink(

@@ -3,7 +3,7 @@
 use super::Control;
 use super::family::{Checked, SinkSpec};
 use super::resolve::{Obstacle, Resolved, Settings};
-use crate::api::v1alpha1::sink::{Preview, PreviewPostgres, ProvisioningMode};
+use crate::api::v1alpha1::sink::{Preview, PreviewKafka, PreviewPostgres, ProvisioningMode};
 use crate::error::chain;
 use crate::model::Name;
 use crate::sinks::{git, object, postgres};
@@ -19,7 +19,7 @@ pub(super) fn render(
     let mut remarks = Vec::new();
     match resolved.as_ref().map(|resolved| &resolved.settings) {
         Ok(Settings::Postgres(config)) => remarks.extend(postgres::remarks(config)),
-        Ok(Settings::Git(_) | Settings::Object(_) | Settings::Nats(_)) => {}
+        Ok(Settings::Git(_) | Settings::Object(_) | Settings::Nats(_) | Settings::Kafka(_)) => {}
         Err(Obstacle::Refused(failing)) => remarks.push(failing.message.clone()),
         Err(Obstacle::Wait(_)) => return before,
     }
@@ -38,6 +38,14 @@ pub(super) fn render(
                 Preview::default()
             });
             (rendered, &sink.warnings)
+        }
+        Checked::Kafka(sink) => {
+            let preview = Preview {
+                provisioning_mode: mode(sink.provisioning),
+                kafka: Some(PreviewKafka { topic: sink.topic.clone() }),
+                ..Preview::default()
+            };
+            (preview, &sink.warnings)
         }
         Checked::Nats(sink) => {
             remarks.push(format!("messages go to subject {} of stream {}", sink.subject, sink.stream));

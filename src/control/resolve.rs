@@ -5,6 +5,7 @@
 //! is read beside, and its news queue whoever asked.
 
 mod git;
+mod kafka;
 mod nats;
 mod object;
 
@@ -22,6 +23,7 @@ use crate::error::{Class, Classify, chain};
 use crate::metrics::SinkType;
 use crate::model::{Cluster, Name, Namespace, ObjectKey, SinkKey};
 use crate::sinks::git::GitConfig;
+use crate::sinks::kafka::KafkaConfig;
 use crate::sinks::nats::NatsConfig;
 use crate::sinks::object::ObjectConfig;
 use crate::sinks::postgres::{PostgresConfig, Provisioning};
@@ -70,6 +72,7 @@ pub(super) enum Settings {
     Git(Box<GitConfig>),
     Object(Box<ObjectConfig>),
     Nats(Box<NatsConfig>),
+    Kafka(Box<KafkaConfig>),
 }
 
 impl Settings {
@@ -83,6 +86,7 @@ impl Settings {
             }
             Self::Git(config) => place.branch = config.branch.clone().unwrap_or_default(),
             Self::Object(config) => config.encoding.format().clone_into(&mut place.format),
+            Self::Kafka(config) => place.table.clone_from(&config.topic),
             Self::Nats(config) => {
                 place.schema.clone_from(&config.subject);
                 place.table.clone_from(&config.stream);
@@ -112,6 +116,10 @@ impl Settings {
                 config.stream.clone_from(&place.table);
                 &[SinkType::Nats]
             }
+            Self::Kafka(config) => {
+                config.topic.clone_from(&place.table);
+                &[SinkType::Kafka]
+            }
         };
         types.iter().any(|kind| kind.as_str() == place.type_).then_some(self)
     }
@@ -140,6 +148,7 @@ impl Control {
             }
             Checked::Git(git) => (Settings::Git(Box::new(secrets.git(&git, spec.common())?)), git.cluster),
             Checked::Object(object) => (Settings::Object(Box::new(secrets.object(&object)?)), object.cluster),
+            Checked::Kafka(kafka) => (Settings::Kafka(Box::new(secrets.kafka(&kafka)?)), kafka.cluster),
             Checked::Nats(nats) => (Settings::Nats(Box::new(secrets.nats(&nats)?)), nats.cluster),
         };
         Ok(Resolved { settings, cluster, versions: secrets.versions.join(",") })
@@ -152,6 +161,7 @@ impl Control {
             Settings::Postgres(config) => registry.postgres(config),
             Settings::Git(config) => registry.git(config),
             Settings::Object(config) => registry.object(config),
+            Settings::Kafka(config) => registry.kafka(config),
             Settings::Nats(config) => registry.nats(config),
         };
         opened.map_err(|error| Obstacle::Refused(Failing::from(&error)))

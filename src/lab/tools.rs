@@ -97,6 +97,18 @@ pub fn sshd() -> Result<PathBuf> {
     Ok(path.to_owned())
 }
 
+/// Returns the directory with the jars of Kafka.
+pub fn kafka() -> Result<PathBuf> {
+    let jars = include_str!("../../hack/envtest/kafka.jars");
+    let version = jars.lines().find_map(|line| line.split_once("/kafka_2.13-")?.1.strip_suffix(".jar"));
+    let version = version.context("hack/envtest/kafka.jars names no version of Kafka")?;
+    let dir = cache_dir()?.join(format!("tools/kafka-{version}"));
+    if !dir.exists() {
+        bail!("Kafka {version} is not downloaded: run hack/lib/tools.sh kafka (looked for {})", dir.display());
+    }
+    Ok(dir)
+}
+
 /// Returns the Python that has what the scripts of `hack/lib` import, in the versions of its `requirements.txt`.
 pub fn python() -> Result<PathBuf> {
     let requirements = include_str!("../../hack/lib/requirements.txt");

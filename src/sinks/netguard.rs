@@ -211,6 +211,15 @@ impl Guard {
         Ok(addresses)
     }
 
+    /// Checks an address that a library resolved a host to by itself, right before it dials it.
+    ///
+    /// # Errors
+    /// The rule that the host or the address breaks.
+    pub fn check_answer(&self, host: &str, address: IpAddr) -> Result<(), Refusal> {
+        self.check_literal(host)?;
+        self.check_answers(host, &[SocketAddr::new(address, 0)])
+    }
+
     /// Connects to a checked address of the host, trying them in the order of the answer. `TCP_NODELAY` and keepalive
     /// are on.
     ///

@@ -5,7 +5,7 @@
 //! is looked at, so that a manifest is judged the same before and after a type is served.
 
 use super::sink::common;
-use super::{FieldErrors, FieldPath, Findings, endpoint, git, nats, object, postgres};
+use super::{FieldErrors, FieldPath, Findings, endpoint, git, kafka, nats, object, postgres};
 use crate::api::v1alpha1::sink::{Format, LayoutContent, LayoutMode, ProvisioningMode};
 use crate::api::v1alpha1::snapshot_sink::ObjectFormat;
 use crate::api::v1alpha1::{
@@ -82,10 +82,7 @@ pub fn database_sink(spec: &KollectDatabaseSinkSpec) -> Result<Vec<String>, Fiel
 pub fn event_sink(spec: &KollectEventSinkSpec) -> Result<Vec<String>, FieldErrors> {
     let mut remarks = match spec.type_ {
         EventSinkType::Nats => nats(spec)?.warnings,
-        EventSinkType::Kafka => {
-            whole(&spec.common)?;
-            Vec::new()
-        }
+        EventSinkType::Kafka => kafka(spec)?.warnings,
     };
     remarks.extend(existing_remark(&spec.common));
     Ok(remarks)

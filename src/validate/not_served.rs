@@ -8,9 +8,7 @@ use std::fmt;
 use super::FieldPath;
 use crate::api::v1alpha1::sink::Format;
 use crate::api::v1alpha1::snapshot_sink::MergeRequestMode;
-use crate::api::v1alpha1::{
-    DatabaseSinkType, EventSinkType, KollectDatabaseSinkSpec, KollectEventSinkSpec, KollectSnapshotSinkSpec,
-};
+use crate::api::v1alpha1::{DatabaseSinkType, KollectDatabaseSinkSpec, KollectSnapshotSinkSpec};
 
 /// Something that is used and not in this build; displays as `spec.<path>: not in this build`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,14 +65,6 @@ pub fn snapshot_sink(spec: &KollectSnapshotSinkSpec) -> Vec<NotServed> {
     collect(&paths)
 }
 
-/// What an event sink uses.
-pub fn event_sink(spec: &KollectEventSinkSpec) -> Vec<NotServed> {
-    match spec.type_ {
-        EventSinkType::Nats => Vec::new(),
-        EventSinkType::Kafka => collect(&[FieldPath::spec().field("type")]),
-    }
-}
-
 fn collect(paths: &[FieldPath]) -> Vec<NotServed> {
     paths.iter().map(NotServed::field).collect()
 }
@@ -100,7 +90,6 @@ mod tests {
             said(snapshot_sink, json!({"type": "s3", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "git", "serialization": {"format": "csv"}})),
             said(snapshot_sink, json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "merge_request"}}})),
-            said(event_sink, json!({"type": "kafka"})),
         ];
         insta::assert_snapshot!(lines.map(Option::unwrap).join("\n"), @r"
         spec.type: not in this build
@@ -108,13 +97,11 @@ mod tests {
         spec.serialization.format: not in this build
         spec.serialization.format: not in this build
         spec.gitlab.mergeRequest.mode: not in this build
-        spec.type: not in this build
         ");
     }
 
     #[test]
     fn what_is_served_is_not_mentioned() {
-        assert_eq!(said(event_sink, json!({"type": "nats"})), None);
         assert_eq!(said(snapshot_sink, json!({"type": "git", "git": {"engine": "cli"}})), None);
         assert_eq!(said(snapshot_sink, json!({"type": "s3", "objectStore": {"format": "parquet"}})), None);
         let direct = json!({"type": "gitlab", "gitlab": {"mergeRequest": {"mode": "direct", "autoMerge": true}}});

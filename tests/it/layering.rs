@@ -52,6 +52,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres", &["sinks/postgres", "lab"]),
     ("deadpool_postgres", &["sinks/postgres"]),
     ("tokio_postgres_rustls", &["sinks/postgres"]),
+    ("rdkafka", &["sinks/kafka", "lab"]),
     ("object_store", &["sinks/object"]),
     ("parquet", &["sinks/object"]),
     ("axum", &["http", "lab"]),
@@ -61,12 +62,12 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tikv_jemallocator", &["main"]),
     ("tikv_jemalloc_ctl", &["runtime/allocator"]),
     ("jemalloc_pprof", &["http/pprof"]),
-    ("libc", &["http/pprof"]),
+    ("libc", &["http/pprof", "sinks/kafka/dial"]),
     ("backtrace", &["http/pprof"]),
     ("tracing_subscriber", &["telemetry", "bin/", "lab"]),
     ("kube", CLUSTER),
     ("k8s_openapi", CLUSTER),
-    ("rcgen", &["http/tls", "http/admission"]),
+    ("rcgen", &["http/tls", "http/admission", "lab"]),
     ("anyhow", &["main", "cli", "bin/", "lab", "sinks/contract"]),
 ];
 

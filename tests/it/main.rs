@@ -29,6 +29,8 @@ mod guarantees;
 #[cfg(test)]
 mod high_availability;
 #[cfg(test)]
+mod kafka;
+#[cfg(test)]
 mod kinds;
 #[cfg(test)]
 mod knowledge;

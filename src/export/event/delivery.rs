@@ -99,7 +99,7 @@ impl Plan {
         }
         let changed = !plan.steps.is_empty() || marked;
         let unclaimed = held.owner != plan.owner && !held.rows.is_empty();
-        if changed || held.open || unclaimed {
+        if changed || !held.is_closed() || unclaimed {
             plan.closing = Some(Operation::End);
         }
         plan

@@ -35,7 +35,10 @@ pub struct Holdings<V> {
     /// Digest that the last message told. It is ours, unless the stream has lost messages.
     pub(super) told: Digest,
     /// Rows came after the last `end`.
-    pub(super) open: bool,
+    /// The last of these. Partitions are read one after the other, so an `end` may come before rows that it closes.
+    opened: Sequence,
+    /// The last `end`.
+    closed: Sequence,
     pub(super) set: Option<PartSet<V>>,
     building: Option<PartSet<V>>,
     /// The newest message of each partition, from whom.
@@ -110,7 +113,8 @@ impl<V> Default for Holdings<V> {
             digest: Digest::default(),
             round: None,
             told: Digest::default(),
-            open: false,
+            opened: Sequence::default(),
+            closed: Sequence::default(),
             set: None,
             building: None,
             newest: BTreeMap::new(),
@@ -161,25 +165,32 @@ impl<V> Holdings<V> {
         let writer = if process.is_empty() { self.owner.process.clone() } else { process.clone() };
         self.newest.insert(partition, (writer, header.sequence));
         // Partitions are read one after the other: what stands highest has the last word about the whole.
-        let last = self.owner.process != header.owner.process || header.sequence >= self.sequence;
+        let last =
+            if self.owner.process == header.owner.process { header.sequence >= self.sequence } else { at >= self.at };
+        if last && self.owner.process != header.owner.process {
+            (self.opened, self.closed) = (Sequence::default(), Sequence::default());
+        }
         let (operation, ends) = (header.operation, header.operation == Operation::Delete && header.item.is_none());
         match (operation, header.item) {
             (Operation::Upsert, Some(ItemHeader { key, namespace, gvk, there })) => {
                 if let Some(There { hash, .. }) = there {
                     self.insert(key, &namespace, gvk, hash, value);
                 }
-                self.open = true;
+                self.opened = header.sequence.max(self.opened);
             }
             (Operation::Delete, Some(item)) => {
                 self.remove(&item.key);
-                self.open = true;
+                self.opened = header.sequence.max(self.opened);
             }
             (Operation::Delete, None) => self.clear(),
             (Operation::Begin, _) => {
                 self.rows.values_mut().for_each(|row| row.fresh = false);
-                (self.round, self.open) = (Some(Digest::default()), true);
+                (self.round, self.opened) = (Some(Digest::default()), header.sequence.max(self.opened));
             }
-            (Operation::End, _) => self.close(),
+            (Operation::End, _) => {
+                self.end_round();
+                self.closed = header.sequence.max(self.closed);
+            }
             (Operation::Snapshot, _) => {
                 if let Some(set) = header.set {
                     let before = u64::from(set.part.saturating_sub(1));
@@ -243,9 +254,14 @@ impl<V> Holdings<V> {
         }
     }
 
-    /// Ends a delivery; after a round, what was not repeated is gone.
+    /// Ends the last delivery.
     pub(super) fn close(&mut self) {
-        self.open = false;
+        self.end_round();
+        self.closed = self.opened;
+    }
+
+    /// After a round, what was not repeated is gone.
+    fn end_round(&mut self) {
         if let Some(digest) = self.round.take() {
             self.rows.retain(|_, row| row.fresh);
             self.digest = digest;
@@ -255,7 +271,8 @@ impl<V> Holdings<V> {
     /// Forgets all rows and parts.
     pub(super) fn clear(&mut self) {
         (self.rows, self.digest, self.told) = (HashMap::new(), Digest::default(), Digest::default());
-        (self.round, self.open) = (None, false);
+        self.round = None;
+        (self.opened, self.closed) = (Sequence::default(), Sequence::default());
         (self.set, self.building) = (None, None);
     }
 
@@ -316,7 +333,7 @@ impl<V> Holdings<V> {
 
     /// Tells whether the last delivery came to its end.
     pub fn is_closed(&self) -> bool {
-        !self.open && self.building.is_none()
+        self.opened <= self.closed && self.building.is_none()
     }
 
     /// Says whether this life may write, at this time, under the epoch that it has taken.
