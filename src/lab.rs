@@ -2,8 +2,8 @@
 //!
 //! Demo, integration tests, benches and load tests all stand on this one implementation. It takes [`LabOptions`] and
 //! gives a running [`Lab`]: etcd, an API server with RBAC, the few controllers without which namespaces never go away,
-//! and PostgreSQL. Git servers ([`git`]), a [`Kafka`] broker, a [`Prometheus`] and the real Helm ([`helm`]) stand beside it, for whoever wants
-//! one. What `hack/lib/tools.sh` built is only looked up here, never downloaded.
+//! and PostgreSQL. Git servers ([`git`]), a [`Kafka`] broker, a [`Prometheus`] and the real Helm ([`helm`]) stand beside
+//! it, for whoever wants one. What `hack/lib/tools.sh` built is only looked up here, never downloaded.
 //!
 //! It guarantees that a part is ready when it is handed out (a condition with a deadline, never a pause), and that
 //! nothing outlives the process that started it: a guard process ends all parts and removes the directory when the

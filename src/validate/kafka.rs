@@ -13,7 +13,7 @@ const TOPIC_BYTES: usize = 249;
 /// A Kafka sink whose settings are understood; its credentials are in a Secret and not read yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ValidatedKafka {
-    /// Brokers as written.
+    /// Brokers as written; blank ones do not count.
     pub brokers: Vec<String>,
     /// The topic.
     pub topic: String,
@@ -52,8 +52,7 @@ pub fn kafka(spec: &KollectEventSinkSpec) -> Result<ValidatedKafka, FieldErrors>
         findings.add(block.clone(), "is missing; type kafka needs brokers and topic here");
     }
     let kafka = spec.kafka.clone().unwrap_or_default();
-    let brokers: Vec<String> = kafka.brokers.into_iter().filter(|broker| !broker.trim().is_empty()).collect();
-    if brokers.is_empty() {
+    if kafka.brokers.iter().all(|broker| broker.trim().is_empty()) {
         findings.add_for_use(block.field("brokers"), "names no broker; add one as host:port");
     }
     let topic = kafka.topic.trim().to_owned();
@@ -73,7 +72,7 @@ pub fn kafka(spec: &KollectEventSinkSpec) -> Result<ValidatedKafka, FieldErrors>
     let secret_ref = own.or_else(|| spec.common.secret_ref.clone().map(|secret| ("spec.secretRef", secret)));
     let provisioning = spec.common.provisioning.as_ref().and_then(|provisioning| provisioning.mode);
     findings.give(ValidatedKafka {
-        brokers,
+        brokers: kafka.brokers,
         topic,
         mode: kafka.mode,
         mechanism: kafka.sasl_mechanism.unwrap_or(SaslMechanism::ScramSha256),
@@ -104,7 +103,7 @@ mod tests {
         let sink = check(&json!({"brokers": [" ", "k:9092"], "topic": "a.b"})).unwrap();
         assert_eq!(
             (sink.brokers, sink.topic.as_str(), sink.mode),
-            (vec!["k:9092".to_owned()], "a.b", StreamMode::Snapshot)
+            (vec![" ".to_owned(), "k:9092".to_owned()], "a.b", StreamMode::Snapshot)
         );
         assert_eq!((sink.mechanism, sink.provisioning), (SaslMechanism::ScramSha256, ProvisioningMode::Existing));
         assert_eq!((sink.tls, sink.compression, sink.secret_ref), (None, None, None));

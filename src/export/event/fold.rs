@@ -34,8 +34,8 @@ pub struct Holdings<V> {
     pub(super) round: Option<Digest>,
     /// Digest that the last message told. It is ours, unless the stream has lost messages.
     pub(super) told: Digest,
-    /// Rows came after the last `end`.
-    /// The last of these. Partitions are read one after the other, so an `end` may come before rows that it closes.
+    /// The last message about rows. Partitions are read one after the other, so an `end` may be seen before rows that it
+    /// closes.
     opened: Sequence,
     /// The last `end`.
     closed: Sequence,

@@ -300,9 +300,11 @@ fn trust(tls: &TlsConfig, config: &mut ClientConfig) -> Result<(), KafkaError> {
     if tls.insecure_skip_verify {
         config.set("enable.ssl.certificate.verification", "false").set("ssl.endpoint.identification.algorithm", "none");
     }
-    if let Some(ca) = &tls.ca_pem {
-        config.set("ssl.ca.pem", pem("spec.tls.caBundle or caSecretRef", ca)?);
-    }
+    match &tls.ca_pem {
+        Some(ca) => config.set("ssl.ca.pem", pem("spec.tls.caBundle or caSecretRef", ca)?),
+        // The usual places are looked through: an image without OpenSSL's own programs lacks the one that it was built for.
+        None => config.set("ssl.ca.location", "probe"),
+    };
     match (&tls.client_cert_pem, &tls.client_key_pem) {
         (None, None) => {}
         (Some(certificate), Some(key)) => {
