@@ -26,6 +26,7 @@ pub mod process;
 pub mod prometheus;
 pub mod proof;
 pub mod proxy;
+pub mod sites;
 pub mod tools;
 pub mod verify;
 pub mod wait;

@@ -11,11 +11,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, Parser, Subcommand};
 use kollect::lab::bench::{self, Bench};
-use kollect::lab::git::{HttpServer, Repositories, Repository, Scheme};
 use kollect::lab::load::{self, Churn, Kind, Load};
+use kollect::lab::object::Bucket;
 use kollect::lab::process::{self, Signal};
 use kollect::lab::proof;
-use kollect::lab::verify::{self, Sources};
+use kollect::lab::sites::{Running, Site};
+use kollect::lab::verify::{self, KafkaTopic, NatsStream, Sources};
 use kollect::lab::wait::wait_for;
 use kollect::lab::{Lab, LabOptions, control_plane, operator, tools};
 use tokio::signal::unix::{SignalKind, signal};
@@ -46,7 +47,7 @@ enum Verb {
     /// Write, change or delete many objects.
     #[command(subcommand)]
     Load(LoadVerb),
-    /// Compare the objects with the store, the inventories, the table and the files; exit with 1 and the problems.
+    /// Compare the objects with the store, the inventories and what the sinks hold; exit with 1 and the problems.
     Verify(Verify),
     /// Read one unpaged list to its end; print seconds and bytes.
     RawList {
@@ -74,6 +75,15 @@ struct Up {
     /// Start a git server over HTTPS too, with one empty repository.
     #[arg(long)]
     git: bool,
+    /// Start a server that speaks S3 too, with one empty bucket.
+    #[arg(long)]
+    object: bool,
+    /// Start a server of NATS too.
+    #[arg(long)]
+    nats: bool,
+    /// Start a broker of Kafka too.
+    #[arg(long)]
+    kafka: bool,
     /// Leave the garbage collector out, which caches the metadata of every object.
     #[arg(long)]
     no_garbage_collector: bool,
@@ -184,6 +194,25 @@ struct Verify {
     /// Directory of the bare repository; a mirror is brought up to date first.
     #[arg(long)]
     git: Option<PathBuf>,
+    /// Bucket and prefix: the folder of a server, a copy as `aws s3 sync` makes one, or an `http://` address that speaks
+    /// Google's JSON protocol without a login.
+    #[arg(long)]
+    bucket: Option<Bucket>,
+    /// Server of NATS, as in `nats://user:password@127.0.0.1:4222`.
+    #[arg(long)]
+    nats: Option<String>,
+    /// PEM file with the authority of that server; without it there is no TLS.
+    #[arg(long, requires = "nats")]
+    nats_ca: Option<PathBuf>,
+    /// Stream, to which each inventory has one way.
+    #[arg(long, default_value = "kollect_events")]
+    stream: String,
+    /// Broker of Kafka in plain text, as in `127.0.0.1:9092`.
+    #[arg(long)]
+    kafka: Option<String>,
+    /// Topic, to which each inventory has one way.
+    #[arg(long, default_value = "kollect.inventory")]
+    topic: String,
     /// The spec.cluster of the sinks.
     #[arg(long, default_value = "loadtest")]
     cluster: String,
@@ -268,6 +297,12 @@ async fn up(options: Up) -> Result<()> {
         }
     };
     let mut stopped = std::pin::pin!(stopped);
+    let wanted = [
+        (options.git, Site::Git),
+        (options.object, Site::Object),
+        (options.nats, Site::Nats),
+        (options.kafka, Site::Kafka),
+    ];
     let lab_options = LabOptions {
         control_plane: true,
         garbage_collector: !options.no_garbage_collector,
@@ -284,10 +319,17 @@ async fn up(options: Up) -> Result<()> {
     if crds.exists() {
         lab.api().apply_crds(&crds)?;
     }
-    let git = options.git.then(GitSite::start).transpose()?;
     let mut env = describe(&lab).await?;
-    if let Some(git) = &git {
-        env.push_str(&git.describe(lab.dir())?);
+    let mut running = Vec::new();
+    for (wanted, site) in wanted {
+        if wanted {
+            let started = tokio::select! {
+                started = Running::start(site, lab.dir(), lab.guard()) => started?,
+                () = &mut stopped => bail!("interrupted before it was ready"),
+            };
+            env.push_str(started.env());
+            running.push(started);
+        }
     }
     write_whole(&lab.dir().join(PID_FILE), &std::process::id().to_string())?;
     write_whole(&lab.dir().join(ENV_FILE), &env)?;
@@ -296,40 +338,8 @@ async fn up(options: Up) -> Result<()> {
     for name in [PID_FILE, ENV_FILE] {
         std::fs::remove_file(lab.dir().join(name))?;
     }
-    drop(git);
+    drop(running);
     lab.stop().await
-}
-
-/// A git server with one repository.
-struct GitSite {
-    repository: Repository,
-    server: HttpServer,
-    _repositories: Repositories,
-}
-
-impl GitSite {
-    const TOKEN: &str = "lab-token";
-
-    fn start() -> Result<Self> {
-        let repositories = Repositories::new()?;
-        let repository = repositories.create("inventory")?;
-        let server = HttpServer::start(&repositories, Scheme::Https)?;
-        server.require_login("x-access-token", Self::TOKEN)?;
-        Ok(Self { repository, server, _repositories: repositories })
-    }
-
-    /// Returns how to reach it; the certificate authority is written into the directory.
-    fn describe(&self, dir: &Path) -> Result<String> {
-        let authority = dir.join("git-ca.pem");
-        write_whole(&authority, &self.server.ca_pem())?;
-        Ok(format!(
-            "GIT_URL={}\nGIT_TOKEN={}\nGIT_CA={}\nGIT_REPOSITORY={}\n",
-            self.server.url(&self.repository),
-            Self::TOKEN,
-            authority.display(),
-            self.repository.path().display()
-        ))
-    }
 }
 
 /// Starts `up` again as a process of its own and returns when that is ready.
@@ -465,15 +475,18 @@ async fn churn_until_told(client: &kube::Client, load: &Load, churn: &Churn) -> 
 }
 
 async fn verify(arguments: Verify) -> Result<()> {
+    let (authority, name) = (arguments.nats_ca, arguments.stream);
     let sources = Sources {
-        client: control_plane::client(&arguments.kubeconfig).await?,
         metrics: arguments.metrics,
         database: arguments.database,
         table: arguments.table,
         git: arguments.git,
+        bucket: arguments.bucket,
+        kafka: arguments.kafka.map(|broker| KafkaTopic { broker, name: arguments.topic }),
+        nats: arguments.nats.map(|address| NatsStream { address, authority, name }),
         cluster: arguments.cluster,
-        namespaces: arguments.namespaces,
         commits_asked: arguments.commits_asked,
+        ..Sources::new(control_plane::client(&arguments.kubeconfig).await?, arguments.namespaces)
     };
     let verdict = verify::verified_within(&sources, arguments.wait).await?;
     if arguments.json {

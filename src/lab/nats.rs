@@ -1,5 +1,6 @@
 //! A real NATS server with JetStream, and somebody who reads, writes and deletes in its streams past the operator.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -56,6 +57,8 @@ pub struct StoredMessage {
     pub at: Timestamp,
     /// Its headers, where they are ours.
     pub header: Option<Header>,
+    /// All headers, as they are.
+    pub headers: BTreeMap<String, String>,
     /// Its value.
     pub value: Vec<u8>,
 }
@@ -164,6 +167,21 @@ pub struct Somebody {
 }
 
 impl Somebody {
+    /// Logs in at `nats://user:password@host:port`; with an authority, which is a PEM file, by TLS.
+    pub async fn connect(address: &str, authority: Option<&Path>) -> Result<Self> {
+        let (scheme, rest) = address.split_once("://").context("the address has no scheme")?;
+        let (login, host) = rest.rsplit_once('@').map_or((None, rest), |(login, host)| (login.split_once(':'), host));
+        let mut options = match login {
+            Some((user, password)) => ConnectOptions::with_user_and_password(user.to_owned(), password.to_owned()),
+            None => ConnectOptions::new(),
+        };
+        if let Some(authority) = authority {
+            options = options.add_root_certificates(authority.to_owned()).require_tls(true);
+        }
+        let connected = options.connect(format!("{scheme}://{host}")).await;
+        Ok(Self { client: connected.with_context(|| format!("failed to connect to {scheme}://{host}"))? })
+    }
+
     /// Asks JetStream; an error in the answer is one.
     pub async fn api(&self, subject: &str, body: &Value) -> Result<Value> {
         let payload = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
@@ -202,12 +220,15 @@ impl Somebody {
                 let words: Vec<&str> = reply.split('.').collect();
                 let [.., seq, _, time, left] = words[..] else { bail!("a message without a place") };
                 let get = |name: &'static str| Some(message.headers.as_ref()?.get(name)?.as_str());
-                let (header, value) = (Header::read(get).ok(), message.payload.to_vec());
+                let all = message.headers.iter().flat_map(HeaderMap::iter);
                 found.push(StoredMessage {
                     seq: seq.parse()?,
                     at: Timestamp::from_nanosecond(time.parse()?)?,
-                    header,
-                    value,
+                    header: Header::read(get).ok(),
+                    headers: all
+                        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
+                        .collect(),
+                    value: message.payload.to_vec(),
                 });
                 if left == "0" {
                     break 'pulls;

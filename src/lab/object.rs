@@ -3,11 +3,12 @@
 //! What is asked of S3 is answered by its folder: an object is a file, so that a test never believes the code that it
 //! looks at. Google's is asked over its JSON protocol, which the operator does not speak.
 
+mod bucket;
 mod google;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -21,6 +22,7 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 
+pub use self::bucket::Bucket;
 use self::google::Front;
 use super::git::Certificates;
 use super::process::{self, Guard, Process, Signal};
@@ -122,23 +124,15 @@ impl ObjectServer {
 
     /// Returns what is in a bucket, by key.
     pub async fn objects(&self, bucket: &str) -> Result<BTreeMap<String, Vec<u8>>> {
-        let mut objects = BTreeMap::new();
+        self.contents(bucket).objects().await
+    }
+
+    /// Returns where its objects are read past the server's S3.
+    pub fn contents(&self, bucket: &str) -> Bucket {
         match self.protocol {
-            Protocol::S3 => {
-                let root = self.bucket(bucket);
-                collect(&root, &root, &mut objects)?;
-            }
-            Protocol::Google => {
-                let list = self.http.get(self.url(&format!("storage/v1/b/{bucket}/o"))).send().await?;
-                let list: serde_json::Value = serde_json::from_slice(&list.error_for_status()?.bytes().await?)?;
-                for item in list["items"].as_array().into_iter().flatten() {
-                    let name = item["name"].as_str().context("an object has no name")?;
-                    let content = self.http.get(format!("{}?alt=media", self.object_url(bucket, name))).send().await?;
-                    objects.insert(name.to_owned(), content.error_for_status()?.bytes().await?.to_vec());
-                }
-            }
+            Protocol::S3 => Bucket::Folder(self.bucket(bucket)),
+            Protocol::Google => Bucket::Google(self.url(bucket)),
         }
-        Ok(objects)
     }
 
     /// Puts an object in the place of another one, as somebody would who knows nothing of the operator.
@@ -251,21 +245,4 @@ fn client(ca: &str) -> Result<Client> {
 
 fn encoded(key: &str) -> String {
     key.replace('%', "%25").replace('/', "%2F")
-}
-
-fn collect(root: &Path, dir: &Path, objects: &mut BTreeMap<String, Vec<u8>>) -> Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let path = entry?.path();
-        // The server's own, such as uploads that are not finished.
-        if path.file_name().is_some_and(|name| name == ".sgwtmp") {
-            continue;
-        }
-        if path.is_dir() {
-            collect(root, &path, objects)?;
-        } else {
-            let key = path.strip_prefix(root)?.to_string_lossy().into_owned();
-            objects.insert(key, fs::read(&path)?);
-        }
-    }
-    Ok(())
 }

@@ -1,10 +1,10 @@
 //! Whether everything is where it belongs, said by the parts themselves: the API server, the operator's metrics and
-//! status, the table, the repository.
+//! status, the table, the repository, the bucket, the stream, the topic.
 //!
 //! The claim that is checked: objects that the filters accept = rows in the store = rows of the inventories = rows of the
-//! table = items in files, by number and by UID; the digest of the rows as they are stored is the one that the operator
-//! keeps beside them and shows; no key is there twice; somebody still watches; nobody commits more often than allowed.
-//! Nothing is written anywhere.
+//! table = items in files = rows in objects = what messages add up to, by number and by UID; each inventory has one digest in
+//! all of these, made anew from what is stored; it is the one that the operator keeps beside the rows and shows; no key is
+//! there twice; somebody still watches; nobody commits more often than allowed. Nothing is written anywhere.
 //!
 //! The filters are read again from the targets, by other code than the operator's, and so are the scopes of their
 //! namespaces. What else narrows a target from outside (flags of the operator, the label `kollect.dev/watch`) is not looked at.
@@ -12,24 +12,35 @@
 //! What is compared has to be at rest. While objects change, or a change waits for its interval, numbers differ and the
 //! verdict says so; whoever wants to know asks again.
 
+mod bucket;
 mod cluster;
+mod compare;
 mod item;
 mod repository;
 mod scope;
+mod stream;
 mod table;
+mod verdict;
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use kube::Client;
-use serde::Serialize;
 use tokio::time::{Instant, sleep};
 
+use self::compare::{Place, compare_keys, compare_places};
+use self::item::Said;
+use super::kafka::{Record, Topics};
+use super::nats::{Somebody, StoredMessage};
+use super::object::Bucket;
 use super::operator::{Metrics, http_get};
+use crate::api::v1alpha1::EventSinkType;
+use crate::api::v1alpha1::sink::StreamMode;
 use crate::model::{ObjectKey, RowKey};
+
+pub use self::verdict::{Sum, Verdict};
 
 /// An inventory whose last heartbeat is older is watched by nobody; what `docs/sinks/postgres.md` tells readers.
 const SILENCE: Duration = Duration::from_mins(5);
@@ -40,8 +51,8 @@ const PROBLEMS: usize = 50;
 /// Between two looks of somebody who waits.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What a sink holds of each inventory: the hash of each row.
-type Held = BTreeMap<ObjectKey, HashMap<RowKey, [u64; 4]>>;
+/// What a sink holds of each inventory.
+type Held = BTreeMap<ObjectKey, HashMap<RowKey, Said>>;
 
 /// Where to look.
 #[derive(Clone)]
@@ -57,6 +68,12 @@ pub struct Sources {
     pub table: String,
     /// Directory of the bare repository; one that is a mirror is brought up to date first. Without it no files are looked at.
     pub git: Option<PathBuf>,
+    /// What the endpoint of a sink names, bucket and prefix. Without it no objects are looked at.
+    pub bucket: Option<Bucket>,
+    /// Without it no stream is looked at.
+    pub nats: Option<NatsStream>,
+    /// Without it no topic is looked at.
+    pub kafka: Option<KafkaTopic>,
     /// The `spec.cluster` of the sinks.
     pub cluster: String,
     /// Label selector of the namespaces whose inventories are looked at, for example `kollect.dev/loadtest=100k`.
@@ -65,88 +82,42 @@ pub struct Sources {
     pub commits_asked: usize,
 }
 
-/// What was found.
-#[derive(Debug, Clone, Default, PartialEq, Serialize)]
-pub struct Verdict {
-    /// What is wrong, each in a sentence. Empty: everything is where it belongs.
-    pub problems: Vec<String>,
-    /// Namespaces looked at.
-    pub namespaces: usize,
-    /// Inventories looked at.
-    pub inventories: usize,
-    /// Objects at the API server that the targets' filters accept; one that two targets collect counts twice.
-    pub objects: usize,
-    /// The gauge `kollect_collect_items_total`.
-    pub store_rows: Option<usize>,
-    /// Sum of `status.itemCount` over the inventories.
-    pub inventory_rows: usize,
-    /// Bindings (inventory and sink) that say that they are synced.
-    pub synced_bindings: usize,
-    /// Rows of the table.
-    pub table_rows: Option<usize>,
-    /// Inventories whose digest is the same in the rows themselves, in the state table and in their status.
-    pub table_digests: Option<usize>,
-    /// Seconds since the oldest heartbeat of the inventories.
-    pub heartbeat_seconds: Option<f64>,
-    /// Seconds since the newest write to the table.
-    pub write_seconds: Option<f64>,
-    /// Files that the inventories own.
-    pub git_files: Option<usize>,
-    /// Rows in those files.
-    pub git_items: Option<usize>,
-    /// Files on the branch that no inventory owns.
-    pub git_unowned_files: Option<usize>,
-    /// Commits on the branch of the repository.
-    pub git_commits: Option<usize>,
-    /// Most commits that touched one path within one interval.
-    pub git_commits_per_interval: Option<usize>,
-    /// How long looking took.
-    pub seconds: f64,
+/// A stream of NATS to which each inventory has one way.
+#[derive(Debug, Clone)]
+pub struct NatsStream {
+    /// `nats://user:password@host:port`.
+    pub address: String,
+    /// The authority of its certificate, as a PEM file; without it there is no TLS.
+    pub authority: Option<PathBuf>,
+    /// Its name.
+    pub name: String,
 }
 
-impl Verdict {
-    /// Tells whether nothing is wrong.
-    pub fn is_ok(&self) -> bool {
-        self.problems.is_empty()
-    }
-
-    fn problem(&mut self, problem: impl Into<String>) {
-        self.problems.push(problem.into());
-    }
+/// A topic of Kafka to which each inventory has one way.
+#[derive(Debug, Clone)]
+pub struct KafkaTopic {
+    /// `host:port` of a broker that anybody may ask in plain text.
+    pub broker: String,
+    /// Its name.
+    pub name: String,
 }
 
-impl fmt::Display for Verdict {
-    /// Prints a line for each figure and each problem.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let count = |figure: Option<usize>| figure.map_or("-".to_owned(), |figure| figure.to_string());
-        let age = |seconds: Option<f64>| seconds.map_or("-".to_owned(), |seconds| format!("{seconds:.1} s"));
-        let lines = [
-            ("namespaces", self.namespaces.to_string()),
-            ("inventories", self.inventories.to_string()),
-            ("objects that the filters accept", self.objects.to_string()),
-            ("rows in the store", count(self.store_rows)),
-            ("items of the inventories", self.inventory_rows.to_string()),
-            ("bindings that are synced", self.synced_bindings.to_string()),
-            ("rows in the table", count(self.table_rows)),
-            ("inventories with equal digests", count(self.table_digests)),
-            ("oldest heartbeat", age(self.heartbeat_seconds)),
-            ("last write to the table", age(self.write_seconds)),
-            ("files of the inventories", count(self.git_files)),
-            ("items in them", count(self.git_items)),
-            ("files of nobody", count(self.git_unowned_files)),
-            ("commits", count(self.git_commits)),
-            ("most commits in one interval", count(self.git_commits_per_interval)),
-        ];
-        for (name, figure) in lines {
-            writeln!(f, "{name:<32} {figure:>10}")?;
+impl Sources {
+    /// Returns a look at the cluster alone, at inventories in the namespaces of this selector.
+    pub fn new(client: Client, namespaces: impl Into<String>) -> Self {
+        Self {
+            client,
+            metrics: None,
+            database: None,
+            table: String::new(),
+            git: None,
+            bucket: None,
+            nats: None,
+            kafka: None,
+            cluster: String::new(),
+            namespaces: namespaces.into(),
+            commits_asked: 0,
         }
-        for problem in &self.problems {
-            writeln!(f, "PROBLEM {problem}")?;
-        }
-        if self.is_ok() {
-            writeln!(f, "Everything is where it belongs ({:.1} s).", self.seconds)?;
-        }
-        Ok(())
     }
 }
 
@@ -162,11 +133,16 @@ pub async fn verify(sources: &Sources) -> Result<Verdict> {
     if let Some(url) = &sources.metrics {
         look_at_metrics(&mut verdict, url).await?;
     }
-    let table = look_at_table(&mut verdict, sources, &found).await?;
-    let files = look_at_files(&mut verdict, sources, &found).await?;
-    if let (Some(table), Some(files)) = (&table, &files) {
-        compare_contents(&mut verdict, table, files);
+    let mut places = Vec::new();
+    places.extend(look_at_table(&mut verdict, sources, &found).await?);
+    places.extend(look_at_files(&mut verdict, sources, &found).await?);
+    places.extend(look_at_bucket(&mut verdict, sources, &found).await?);
+    places.extend(look_at_stream(&mut verdict, sources, &found).await?);
+    places.extend(look_at_topic(&mut verdict, sources, &found).await?);
+    for place in &places {
+        compare_keys(&mut verdict, place, &found);
     }
+    compare_places(&mut verdict, &places);
     let more = verdict.problems.len().saturating_sub(PROBLEMS);
     verdict.problems.truncate(PROBLEMS);
     if more > 0 {
@@ -238,11 +214,7 @@ async fn look_at_metrics(verdict: &mut Verdict, url: &str) -> Result<()> {
 }
 
 /// Compares the table with the objects, and with what is said of it.
-async fn look_at_table(
-    verdict: &mut Verdict,
-    sources: &Sources,
-    found: &cluster::Found,
-) -> Result<Option<table::Table>> {
+async fn look_at_table(verdict: &mut Verdict, sources: &Sources, found: &cluster::Found) -> Result<Option<Place>> {
     let Some(dsn) = &sources.database else { return Ok(None) };
     let Some(table) = table::read(dsn, &sources.table, &sources.cluster).await? else {
         verdict.problem(format!("there is no table {}", sources.table));
@@ -255,7 +227,6 @@ async fn look_at_table(
     if let Some(odd) = table.odd.first() {
         verdict.problem(format!("{} rows of the table are odd, for example {odd}", table.odd.len()));
     }
-    compare_keys(verdict, "the table", found, &table.held);
     let mut equal = 0;
     for (key, inventory) in &found.inventories {
         if compare_digests(verdict, key, inventory, &table) {
@@ -269,7 +240,8 @@ async fn look_at_table(
     let states = || table.states.values();
     verdict.heartbeat_seconds = states().map(|state| state.heartbeat_seconds).reduce(f64::max);
     verdict.write_seconds = states().filter_map(|state| state.write_seconds).reduce(f64::min);
-    Ok(Some(table))
+    let inventories = found.inventories.keys().cloned().collect();
+    Ok(Some(Place { name: "the table".to_owned(), inventories, held: table.held }))
 }
 
 /// Compares the digest of the rows as they are stored with the one in the state and the one in the status.
@@ -304,11 +276,7 @@ fn compare_digests(
 }
 
 /// Compares the files with the objects.
-async fn look_at_files(
-    verdict: &mut Verdict,
-    sources: &Sources,
-    found: &cluster::Found,
-) -> Result<Option<repository::Tree>> {
+async fn look_at_files(verdict: &mut Verdict, sources: &Sources, found: &cluster::Found) -> Result<Option<Place>> {
     let Some(dir) = sources.git.clone() else { return Ok(None) };
     let places: BTreeMap<ObjectKey, cluster::Files> =
         found.inventories.iter().filter_map(|(key, one)| Some((key.clone(), one.files.clone()?))).collect();
@@ -321,62 +289,95 @@ async fn look_at_files(
     verdict.git_unowned_files = Some(tree.unowned);
     verdict.git_commits = Some(tree.commits);
     verdict.git_commits_per_interval = Some(tree.commits_per_interval);
-    let with_files = found.inventories.iter().filter(|(_, inventory)| inventory.files.is_some());
-    for (key, inventory) in with_files {
-        match tree.bare.get(key) {
-            Some(files) if *files == inventory.wanted.len() => {}
-            Some(files) => {
-                verdict
-                    .problem(format!("{key}: the repository has {files} files of {} objects", inventory.wanted.len()));
-            }
-            None => compare_rows(verdict, "the repository", key, inventory, tree.held.get(key)),
+    for (key, files) in &tree.bare {
+        let wanted = found.inventories.get(key).map_or(0, |inventory| inventory.wanted.len());
+        if *files != wanted {
+            verdict.problem(format!("{key}: the repository has {files} files of {wanted} objects"));
         }
     }
-    Ok(Some(tree))
+    let with_files = found.inventories.iter().filter(|(key, one)| one.files.is_some() && !tree.bare.contains_key(key));
+    let inventories = with_files.map(|(key, _)| key.clone()).collect();
+    Ok(Some(Place { name: "the repository".to_owned(), inventories, held: tree.held }))
 }
 
-/// Compares the rows of a place with the objects, of all inventories.
-fn compare_keys(verdict: &mut Verdict, place: &str, found: &cluster::Found, held: &Held) {
-    for (key, inventory) in &found.inventories {
-        compare_rows(verdict, place, key, inventory, held.get(key));
+/// Reads the objects of the inventories, in each format that the bucket has.
+async fn look_at_bucket(verdict: &mut Verdict, sources: &Sources, found: &cluster::Found) -> Result<Vec<Place>> {
+    let Some(bucket) = &sources.bucket else { return Ok(Vec::new()) };
+    let objects = bucket.objects().await?;
+    let mut contents = bucket::Contents::read(&objects, &sources.cluster)?;
+    verdict.problems.append(&mut contents.problems);
+    verdict.bucket_objects = Some(contents.objects);
+    verdict.bucket_rows = Some(contents.rows);
+    verdict.bucket_unowned_objects = Some(contents.unowned);
+    // Of an inventory that never had a row there is nothing.
+    let archived = found.inventories.iter().filter(|(_, one)| one.archived && !one.wanted.is_empty());
+    for (key, _) in archived.filter(|(key, _)| !contents.held.values().any(|held| held.contains_key(key))) {
+        verdict.problem(format!("{key}: the bucket has no record of it"));
     }
-    for (key, rows) in held.iter().filter(|(key, _)| !found.inventories.contains_key(key)) {
-        verdict.problem(format!("{place} has {} rows of {key}, which is no inventory here", rows.len()));
-    }
+    // A bucket is an archive: what inventories left behind that are gone belongs there.
+    contents.held.values_mut().for_each(|held| held.retain(|key, _| found.inventories.contains_key(key)));
+    let place = |(format, held): (String, Held)| Place {
+        name: format!("the bucket as {format}"),
+        inventories: held.keys().cloned().collect(),
+        held,
+    };
+    Ok(contents.held.into_iter().map(place).collect())
 }
 
-/// Compares the rows of a place with the objects, of one inventory.
-fn compare_rows(
+/// Folds the messages of a stream of NATS.
+async fn look_at_stream(verdict: &mut Verdict, sources: &Sources, found: &cluster::Found) -> Result<Option<Place>> {
+    let Some(NatsStream { address, authority, name }) = &sources.nats else { return Ok(None) };
+    let somebody = Somebody::connect(address, authority.as_deref()).await?;
+    let messages = somebody.messages(name, ">").await.with_context(|| format!("failed to read the stream {name}"))?;
+    let message =
+        |message: StoredMessage| stream::Message { partition: 0, headers: message.headers, value: message.value };
+    let flow = stream::Flow::of(messages.into_iter().map(message).collect(), &sources.cluster);
+    verdict.stream_messages = Some(flow.messages);
+    verdict.stream_rows = Some(flow.rows());
+    Ok(Some(flow_place(verdict, found, flow, EventSinkType::Nats, name)))
+}
+
+/// Folds the committed messages of a topic of Kafka.
+async fn look_at_topic(verdict: &mut Verdict, sources: &Sources, found: &cluster::Found) -> Result<Option<Place>> {
+    let Some(KafkaTopic { broker, name }) = &sources.kafka else { return Ok(None) };
+    let records = Topics::new(broker.clone()).committed(name).await;
+    let records = records.with_context(|| format!("failed to read the topic {name}"))?;
+    let message = |record: Record| stream::Message {
+        partition: record.partition,
+        headers: record.headers.into_iter().collect(),
+        value: record.value.unwrap_or_default(),
+    };
+    let flow = stream::Flow::of(records.into_iter().map(message).collect(), &sources.cluster);
+    verdict.topic_messages = Some(flow.messages);
+    verdict.topic_rows = Some(flow.rows());
+    Ok(Some(flow_place(verdict, found, flow, EventSinkType::Kafka, name)))
+}
+
+/// Compares the digest that messages tell with the one in the status.
+fn flow_place(
     verdict: &mut Verdict,
-    place: &str,
-    key: &ObjectKey,
-    inventory: &cluster::Inventory,
-    held: Option<&HashMap<RowKey, [u64; 4]>>,
-) {
-    let missing = || inventory.wanted.iter().filter(|row| !held.is_some_and(|held| held.contains_key(row)));
-    if let Some(example) = missing().min() {
-        let (target, uid) = (&example.target, &example.uid);
-        let count = missing().count();
-        verdict.problem(format!("{key}: {place} lacks {count} objects, for example {uid} of target {target}"));
-    }
-    let surplus = || held.into_iter().flat_map(HashMap::keys).filter(|row| !inventory.wanted.contains(row));
-    if let Some(example) = surplus().min() {
-        let (target, uid) = (&example.target, &example.uid);
-        let count = surplus().count();
-        verdict.problem(format!("{key}: {place} has {count} rows of no object, for example {uid} of target {target}"));
-    }
-}
-
-/// Compares the rows of the table with those in the files, where both have them.
-fn compare_contents(verdict: &mut Verdict, table: &table::Table, tree: &repository::Tree) {
-    for (key, files) in &tree.held {
-        let Some(rows) = table.held.get(key) else { continue };
-        let differ = || files.iter().filter(|(row, hash)| rows.get(*row).is_some_and(|other| other != *hash));
-        if let Some((example, _)) = differ().min() {
-            let count = differ().count();
-            verdict.problem(format!("{key}: {count} rows differ between table and files, for example {}", example.uid));
+    found: &cluster::Found,
+    mut flow: stream::Flow,
+    broker: EventSinkType,
+    name: &str,
+) -> Place {
+    verdict.problems.append(&mut flow.problems);
+    let kind = if broker == EventSinkType::Nats { "stream" } else { "topic" };
+    let mut inventories = BTreeSet::new();
+    for (key, inventory) in &found.inventories {
+        let here = inventory.feeds.iter().filter(|feed| feed.broker == broker && feed.place == name);
+        for feed in here {
+            inventories.insert(key.clone());
+            let export = inventory.status.sink_exports.iter().find(|export| export.name == feed.sink);
+            let (told, shown) = (flow.told.get(key), export.map(|export| &export.last_checksum));
+            if feed.mode == StreamMode::Changes && told != shown {
+                let [told, shown] = [told, shown].map(|digest| digest.map_or("none", String::as_str));
+                let sink = &feed.sink;
+                verdict.problem(format!("{key}: the {kind} tells the digest {told}, the status of {sink} has {shown}"));
+            }
         }
     }
+    Place { name: format!("the {kind}"), inventories, held: flow.held }
 }
 
 #[cfg(test)]

@@ -54,7 +54,7 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["sinks/postgres"]),
     ("rdkafka", &["sinks/kafka", "lab"]),
     ("object_store", &["sinks/object"]),
-    ("parquet", &["sinks/object"]),
+    ("parquet", &["sinks/object", "lab"]),
     ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),

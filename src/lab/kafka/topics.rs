@@ -48,7 +48,8 @@ pub struct Topics {
 }
 
 impl Topics {
-    pub(super) fn new(broker: String) -> Self {
+    /// Returns those of a broker that anybody may ask in plain text.
+    pub fn new(broker: String) -> Self {
         Self { broker }
     }
 

@@ -380,14 +380,13 @@ impl Site {
 
     fn sources(&self) -> Result<Sources> {
         Ok(Sources {
-            client: self.client.clone(),
             metrics: Some(format!("http://{}/metrics", self.operator()?.metrics_address())),
             database: Some(self.lab.postgres().dsn(DATABASE)),
             table: TABLE.to_owned(),
             git: Some(self.repository.path().to_owned()),
             cluster: CLUSTER.to_owned(),
-            namespaces: NAMESPACES.to_owned(),
             commits_asked: self.commits_asked,
+            ..Sources::new(self.client.clone(), NAMESPACES)
         })
     }
 }

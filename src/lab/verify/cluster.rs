@@ -12,14 +12,18 @@ use kube::discovery::Scope;
 use kube::{Api, Client, ResourceExt as _, discovery};
 
 use super::scope::{Asked, allows};
+use crate::api::v1alpha1::sink::StreamMode;
 use crate::api::v1alpha1::{
-    KollectInventory, KollectInventoryStatus, KollectProfile, KollectScope, KollectSnapshotSink, KollectTarget,
-    LabelSelector, SnapshotSinkType, WatchMode,
+    EventSinkType, KollectEventSink, KollectInventory, KollectInventoryStatus, KollectProfile, KollectScope,
+    KollectSnapshotSink, KollectTarget, LabelSelector, SnapshotSinkType, WatchMode,
 };
 use crate::model::{Name, Namespace, ObjectKey, RowKey, Uid};
 
 /// Objects of one page of a list.
 const PAGE: u32 = 500;
+
+/// The stream of a sink that names none.
+const DEFAULT_STREAM: &str = "kollect_events";
 
 /// Lists that are read at the same time.
 const LISTS: usize = 4;
@@ -34,6 +38,21 @@ pub(super) struct Inventory {
     pub(super) sinks: Vec<String>,
     /// Where its files are, if it names a git sink of the cluster.
     pub(super) files: Option<Files>,
+    /// It names an object store of the cluster.
+    pub(super) archived: bool,
+    /// The streams and topics of the cluster that it names.
+    pub(super) feeds: Vec<Feed>,
+}
+
+/// Where the messages of an inventory go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Feed {
+    /// Family and name of the sink.
+    pub(super) sink: String,
+    pub(super) broker: EventSinkType,
+    /// The stream or topic.
+    pub(super) place: String,
+    pub(super) mode: StreamMode,
 }
 
 /// Files of an inventory.
@@ -91,6 +110,7 @@ struct Everything {
     targets: Vec<KollectTarget>,
     inventories: Vec<KollectInventory>,
     snapshot_sinks: Vec<KollectSnapshotSink>,
+    event_sinks: Vec<KollectEventSink>,
     scopes: Vec<KollectScope>,
 }
 
@@ -105,6 +125,7 @@ impl Everything {
             targets: Api::all(client.clone()).list(&params).await.context("failed to list the targets")?.items,
             inventories: Api::all(client.clone()).list(&params).await.context("failed to list the inventories")?.items,
             snapshot_sinks: Api::all(client.clone()).list(&params).await.context("failed to list the sinks")?.items,
+            event_sinks: Api::all(client.clone()).list(&params).await.context("failed to list the sinks")?.items,
             scopes: Api::all(client.clone()).list(&params).await.context("failed to list the scopes")?.items,
         })
     }
@@ -118,22 +139,52 @@ impl Everything {
         ];
         let sinks =
             families.iter().flat_map(|(family, refs)| refs.iter().map(move |one| format!("{family}/{}", one.name)));
-        let files = spec.snapshot_sink_refs.iter().find_map(|one| {
-            let sink = self.snapshot_sinks.iter().find(|sink| {
-                sink.namespace() == inventory.namespace()
-                    && sink.name_any() == one.name
-                    && sink.spec.common.cluster.as_deref().unwrap_or_default() == cluster
-                    && matches!(sink.spec.type_, SnapshotSinkType::Git | SnapshotSinkType::Gitlab)
-            })?;
+        let named: Vec<_> = spec
+            .snapshot_sink_refs
+            .iter()
+            .filter_map(|one| Some((one, self.snapshot_sink(inventory, &one.name, cluster)?)))
+            .collect();
+        let is_git =
+            |sink: &KollectSnapshotSink| matches!(sink.spec.type_, SnapshotSinkType::Git | SnapshotSinkType::Gitlab);
+        let files = named.iter().find(|(_, sink)| is_git(sink)).map(|(one, sink)| {
             let interval = one.export_min_interval.or(sink.spec.common.export_min_interval);
-            Some(Files { branch: branch(sink), interval: interval.unwrap_or(spec.export_min_interval).get() })
+            Files { branch: branch(sink), interval: interval.unwrap_or(spec.export_min_interval).get() }
         });
+        let feeds = spec.event_sink_refs.iter().filter_map(|one| self.feed(inventory, &one.name, cluster));
         Inventory {
             wanted: HashSet::new(),
             status: inventory.status.clone().unwrap_or_default(),
             sinks: sinks.collect(),
             files,
+            archived: named.iter().any(|(_, sink)| !is_git(sink)),
+            feeds: feeds.collect(),
         }
+    }
+
+    fn snapshot_sink(&self, inventory: &KollectInventory, name: &str, cluster: &str) -> Option<&KollectSnapshotSink> {
+        self.snapshot_sinks.iter().find(|sink| {
+            sink.namespace() == inventory.namespace()
+                && sink.name_any() == name
+                && sink.spec.common.cluster.as_deref().unwrap_or_default() == cluster
+        })
+    }
+
+    fn feed(&self, inventory: &KollectInventory, name: &str, cluster: &str) -> Option<Feed> {
+        let spec = &self
+            .event_sinks
+            .iter()
+            .find(|sink| {
+                sink.namespace() == inventory.namespace()
+                    && sink.name_any() == name
+                    && sink.spec.common.cluster.as_deref().unwrap_or_default() == cluster
+            })?
+            .spec;
+        let (place, mode) = match (&spec.nats, &spec.kafka) {
+            (Some(nats), _) => (nats.stream.as_deref().unwrap_or(DEFAULT_STREAM).replace('.', "_"), nats.mode),
+            (None, Some(kafka)) => (kafka.topic.clone(), kafka.mode),
+            (None, None) => return None,
+        };
+        Some(Feed { sink: format!("event/{name}"), broker: spec.type_, place, mode })
     }
 
     /// Returns the lists that give the objects of a target.

@@ -1,6 +1,7 @@
-//! One item as a sink stores it, read back: its key, and the hash that the operator's digest is the sum of.
+//! One item as a sink stores it, read back: its key, its text, and the hash that the operator's digest is the sum of.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -10,14 +11,30 @@ use serde_json::Value;
 use crate::canonical;
 use crate::model::{Body, Gvk, Name, Namespace, ObjectKey, Origin, Row, RowKey, Uid};
 
+/// Characters of a value that a problem shows.
+const SHOWN: usize = 60;
+
 /// What one row says, whichever way it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Item {
     pub(super) key: RowKey,
     /// Namespace of the collected object.
     pub(super) namespace: Namespace,
-    /// Hash of the canonical text.
+    pub(super) said: Said,
+}
+
+/// The text of a row in the one form that all sinks share.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said {
     pub(super) hash: [u64; 4],
+    text: Box<[u8]>,
+}
+
+/// The first field in which two texts of one row differ, and what it is in each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Difference {
+    pub(super) field: String,
+    pub(super) values: [String; 2],
 }
 
 /// The fields of an item. One that nobody knows is no field of ours: somebody was there.
@@ -52,8 +69,50 @@ impl Item {
             namespace: Namespace::new(fields.namespace),
             body: Body::new(&fields.name, &attributes).context("a name without end")?,
         };
-        Ok(Self { key: row.key(), hash: canonical::row_hash(&row).0, namespace: row.namespace })
+        let mut text = Vec::new();
+        canonical::write_item(&row, &mut text);
+        let said = Said { hash: canonical::row_hash(&row).0, text: text.into() };
+        Ok(Self { key: row.key(), namespace: row.namespace, said })
     }
+}
+
+impl Said {
+    /// Returns kind, namespace and name of the object, for people.
+    pub(super) fn object(&self) -> String {
+        let json = self.json();
+        let word = |field: &str| json[field].as_str().unwrap_or_default().to_owned();
+        let (kind, namespace, name) = (word("kind"), word("namespace"), word("name"));
+        if namespace.is_empty() { format!("{kind} {name}") } else { format!("{kind} {namespace}/{name}") }
+    }
+
+    /// Returns the first difference; nothing where the texts are one.
+    pub(super) fn difference(&self, other: &Self) -> Option<Difference> {
+        differ("", Some(&self.json()), Some(&other.json()))
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.text).unwrap_or_default()
+    }
+}
+
+fn differ(field: &str, one: Option<&Value>, other: Option<&Value>) -> Option<Difference> {
+    if one == other {
+        return None;
+    }
+    if let (Some(Value::Object(one)), Some(Value::Object(other))) = (one, other) {
+        let fields: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+        return fields.into_iter().find_map(|name| {
+            let field = if field.is_empty() { name.clone() } else { format!("{field}.{name}") };
+            differ(&field, one.get(name), other.get(name))
+        });
+    }
+    let show = |value: Option<&Value>| {
+        let Some(value) = value else { return "absent".to_owned() };
+        let text = value.to_string();
+        let cut: String = text.chars().take(SHOWN).collect();
+        if cut.len() < text.len() { cut + "…" } else { cut }
+    };
+    Some(Difference { field: field.to_owned(), values: [show(one), show(other)] })
 }
 
 fn value(json: &Value) -> canonical::Value<'_> {
@@ -123,7 +182,7 @@ mod tests {
             r#"{{"targetNamespace":"team-a","targetName":"deployments","namespace":"team-a","name":"web","group":"apps","version":"v1","kind":"Deployment","uid":"11111111-1111-4111-8111-111111111111","attributes":{text}}}"#
         );
         let hash = blake3::hash(canonical.as_bytes());
-        let lanes: Vec<u8> = read.hash.iter().flat_map(|lane| lane.to_be_bytes()).collect();
+        let lanes: Vec<u8> = read.said.hash.iter().flat_map(|lane| lane.to_be_bytes()).collect();
         assert_eq!(lanes, hash.as_bytes());
         assert_eq!(read.key.target.as_str(), "deployments");
     }
@@ -135,7 +194,29 @@ mod tests {
         assert_eq!(Item::read(turned).unwrap(), read);
         let mut other = item();
         other["attributes"]["a"] = json!("edited");
-        assert_ne!(Item::read(other).unwrap().hash, read.hash);
+        assert_ne!(Item::read(other).unwrap().said.hash, read.said.hash);
+    }
+
+    #[test]
+    fn the_first_difference_is_named_with_both_values() {
+        let read = |change: &dyn Fn(&mut Value)| {
+            let mut json = item();
+            change(&mut json);
+            Item::read(json).unwrap().said
+        };
+        let one = read(&|_| {});
+        assert_eq!(one.object(), "Deployment team-a/web");
+        assert_eq!(one.difference(&read(&|_| {})), None);
+        let cases: [(&dyn Fn(&mut Value), &str, [&str; 2]); 4] = [
+            (&|json| json["attributes"]["a"]["<"] = json!("x"), "attributes.a.<", ["\"\u{2028}\"", "\"x\""]),
+            (&|json| json["attributes"]["b"] = json!(1), "attributes.b", ["absent", "1"]),
+            (&|json| json["name"] = json!("w".repeat(70)), "name", ["\"web\"", &format!("\"{}…", "w".repeat(59))]),
+            (&|json| json["group"] = json!(""), "group", ["\"apps\"", "absent"]),
+        ];
+        for (change, field, values) in cases {
+            let want = Difference { field: field.to_owned(), values: values.map(str::to_owned) };
+            assert_eq!(one.difference(&read(change)), Some(want));
+        }
     }
 
     #[test]

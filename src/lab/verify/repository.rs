@@ -22,7 +22,7 @@ const TOLERANCE: Duration = Duration::from_secs(2);
 const MAX_SHOWN: usize = 5;
 
 /// What stands for a cluster without a name.
-const UNNAMED: &str = "default";
+pub(super) const UNNAMED: &str = "default";
 
 /// The files of the inventories.
 #[derive(Debug, Default)]
@@ -94,7 +94,7 @@ impl Tree {
                 self.items += 1;
                 match Item::read(json) {
                     Ok(item) => {
-                        if rows.insert(item.key.clone(), item.hash).is_some() {
+                        if rows.insert(item.key.clone(), item.said).is_some() {
                             self.problems.push(format!("{key}: {} is in two files, one of them {path}", item.key.uid));
                         }
                     }

@@ -78,9 +78,9 @@ impl Table {
         if says != (target, uid.to_owned(), namespace) {
             self.odd.push(format!("{uid} of {key}: the payload is that of {} of target {}", says.1, says.0));
         }
-        self.digests.entry(key.clone()).or_default().add(item.hash);
+        self.digests.entry(key.clone()).or_default().add(item.said.hash);
         let of_inventory: &mut HashMap<_, _> = self.held.entry(key).or_default();
-        if of_inventory.insert(item.key, item.hash).is_some() {
+        if of_inventory.insert(item.key, item.said).is_some() {
             self.duplicates += 1;
         }
     }

@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use super::*;
 use crate::model::{Name, Namespace, Uid};
 
@@ -17,19 +19,33 @@ fn found(uids: &[&str]) -> cluster::Found {
     cluster::Found { namespaces: 1, inventories, objects: uids.len() }
 }
 
+/// An item with this UID and one attribute.
+fn json(uid: &str, value: u64) -> Value {
+    json!({
+        "targetNamespace": "a", "targetName": "deployments", "namespace": "a", "name": format!("web-{uid}"),
+        "group": "apps", "version": "v1", "kind": "Deployment", "uid": uid, "attributes": {"value": value},
+    })
+}
+
 fn held(namespace: &str, rows: &[(&str, u64)]) -> Held {
-    [(key(namespace), rows.iter().map(|(uid, hash)| (row(uid), [*hash; 4])).collect())].into()
+    let said = |uid: &str, value| item::Item::read(json(uid, value)).unwrap().said;
+    [(key(namespace), rows.iter().map(|(uid, value)| (row(uid), said(uid, *value))).collect())].into()
+}
+
+fn place(name: &str, held: Held) -> Place {
+    Place { name: name.to_owned(), inventories: [key("a")].into(), held }
 }
 
 #[test]
 fn rows_that_lack_and_rows_of_nobody_are_named() {
     let mut verdict = Verdict::default();
-    compare_keys(&mut verdict, "the table", &found(&["1", "2", "3"]), &held("a", &[("1", 0), ("4", 0)]));
+    let table = place("the table", held("a", &[("1", 0), ("4", 0)]));
+    compare_keys(&mut verdict, &table, &found(&["1", "2", "3"]));
     assert_eq!(
         verdict.problems,
         [
             "a/inventory: the table lacks 2 objects, for example 2 of target deployments",
-            "a/inventory: the table has 1 rows of no object, for example 4 of target deployments",
+            "a/inventory: the table has 1 rows of no object, for example 4 of target deployments, Deployment a/web-4",
         ]
     );
 }
@@ -39,17 +55,42 @@ fn rows_of_an_inventory_that_is_gone_are_named() {
     let mut verdict = Verdict::default();
     let mut held = held("gone", &[("1", 0)]);
     held.insert(key("a"), HashMap::new());
-    compare_keys(&mut verdict, "the table", &found(&[]), &held);
+    compare_keys(&mut verdict, &place("the table", held), &found(&[]));
     assert_eq!(verdict.problems, ["the table has 1 rows of gone/inventory, which is no inventory here"]);
 }
 
 #[test]
 fn one_row_with_two_contents_is_named() {
     let mut verdict = Verdict::default();
-    let table = table::Table { held: held("a", &[("1", 1), ("2", 2), ("3", 3)]), ..table::Table::default() };
-    let tree = repository::Tree { held: held("a", &[("1", 1), ("2", 9)]), ..repository::Tree::default() };
-    compare_contents(&mut verdict, &table, &tree);
-    assert_eq!(verdict.problems, ["a/inventory: 1 rows differ between table and files, for example 2"]);
+    let table = place("the table", held("a", &[("1", 1), ("2", 2), ("3", 3)]));
+    let bucket = place("the bucket", held("a", &[("3", 3), ("2", 9), ("1", 8)]));
+    let stream = place("the stream", held("a", &[("1", 1), ("3", 3)]));
+    let places = [table, place("the repository", held("a", &[("1", 1), ("2", 2), ("3", 3)])), bucket, stream];
+    compare_places(&mut verdict, &places);
+    assert_eq!(
+        verdict.problems,
+        ["a/inventory: 2 rows differ between the table and the bucket, for example 1 of target deployments, \
+          Deployment a/web-1: attributes.value is 1 in the table and 8 in the bucket"]
+    );
+    assert_eq!(verdict.equal_inventories, Some(0));
+    let sums = &verdict.digests["a/inventory"];
+    assert_eq!(sums["the table"], sums["the repository"]);
+    assert_ne!(sums["the table"], sums["the bucket"]);
+    assert_eq!(sums["the stream"].rows, 2);
+}
+
+#[test]
+fn rows_in_any_order_have_one_digest() {
+    let mut verdict = Verdict::default();
+    let rows = [held("a", &[("1", 1), ("2", 2)]), held("a", &[("2", 2), ("1", 1)])];
+    let mut places: Vec<Place> = rows.into_iter().map(|rows| place("one", rows)).collect();
+    // Who need not have the inventory is not asked for it.
+    places.push(Place { name: "another".to_owned(), inventories: BTreeSet::new(), held: Held::new() });
+    compare_places(&mut verdict, &places);
+    assert!(verdict.is_ok() && verdict.equal_inventories == Some(1), "{verdict}");
+    let printed = verdict.to_string();
+    let line = format!("{:<32} {:>10} {}", "a/inventory in one", 2, verdict.digests["a/inventory"]["one"].digest);
+    assert!(printed.contains(&line), "{printed}");
 }
 
 #[test]

@@ -146,14 +146,13 @@ impl Site {
 
     fn sources(&self, commits_asked: usize) -> Sources {
         Sources {
-            client: self.ground.client.clone(),
             metrics: Some(format!("http://{}/metrics", self.operator.metrics_address())),
             database: Some(self.ground.dsn()),
             table: TABLE.to_owned(),
             git: Some(self.repository.path().to_owned()),
             cluster: CLUSTER.to_owned(),
-            namespaces: "kollect.dev/loadtest=100k".to_owned(),
             commits_asked,
+            ..Sources::new(self.ground.client.clone(), "kollect.dev/loadtest=100k")
         }
     }
 
@@ -306,7 +305,7 @@ async fn what_is_wrong_is_found(site: &Site) {
         "loadtest-001/inventory: the table lacks 1 objects",
         "loadtest-001/inventory: the table has ",
         "the table has 1 rows of loadtest-009/inventory, which is no inventory here",
-        "loadtest-003/inventory: 1 rows differ between table and files",
+        "loadtest-003/inventory: 1 rows differ between the table and the repository, for example ",
         "loadtest-004/inventory: its last heartbeat is 3",
         "the digest of the rows is",
     ];

@@ -57,16 +57,7 @@ async fn objects_that_the_filters_accept_are_counted_page_by_page() {
         manifests.push(named("KollectTarget", &format!("t{number}"), &spec));
     }
     ground.api().apply(&manifests.join("---\n")).unwrap();
-    let sources = Sources {
-        client: ground.client.clone(),
-        metrics: None,
-        database: None,
-        table: "nobodys".to_owned(),
-        git: None,
-        cluster: String::new(),
-        namespaces: format!("kubernetes.io/metadata.name={namespace}"),
-        commits_asked: 0,
-    };
+    let sources = Sources::new(ground.client.clone(), format!("kubernetes.io/metadata.name={namespace}"));
     let wanted: usize = TARGETS.iter().map(|(_, _, count)| count).sum();
 
     let verdict = verify(&sources).await.unwrap();
