@@ -96,7 +96,8 @@ pub struct Kafka {
         extend("x-kubernetes-list-type" = "atomic")
     )]
     pub brokers: Vec<String>,
-    /// Topic that messages are sent to, for example `kollect.inventory`. It must exist.
+    /// Topic that messages are sent to, for example `kollect.inventory`. It must exist, unless
+    /// `spec.provisioning.mode` is `ensure`.
     #[schemars(length(max = 249))]
     pub topic: String,
     /// How the operator logs in; `SCRAM-SHA-256` when absent and the Secret has credentials.

@@ -199,10 +199,10 @@ pub struct Destination {
     /// Format of the objects (s3, gcs), for example `parquet`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub format: String,
-    /// Schema of the table (postgres), for example `public`.
+    /// Schema of the table (postgres), for example `public`, or subject (nats).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schema: String,
-    /// Table that holds the rows (postgres), for example `rows`.
+    /// Table that holds the rows (postgres), for example `rows`, or stream (nats) or topic (kafka).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub table: String,
     /// Table that holds the state of deliveries (postgres), for example `rows_state`.
