@@ -2,6 +2,7 @@
 
 mod account;
 mod cursor;
+mod places;
 mod sight;
 mod target;
 mod walk;
@@ -27,6 +28,7 @@ use super::{Dirt, Holder, Shared, size};
 use crate::model::{Body, Digest, Name, Namespace, Origin, Row, RowKey, Seq, Uid};
 use account::{Account, Hashed};
 use cursor::Cursor;
+use places::{Place, Places};
 use sight::Sight;
 
 /// Target and UID, ordered so that the rows of one target stand together.
@@ -43,15 +45,14 @@ impl RowId {
     }
 }
 
-/// Everything kept of one row: about 80 bytes and the body.
+/// Everything kept of one row beside its id: 32 bytes and the body.
 #[derive(Debug)]
 struct Entry {
     seq: Seq,
-    namespace: Namespace,
     body: Body,
+    place: Place,
     /// The run of a list that confirmed the row last.
     mark: u32,
-    sanitized: bool,
 }
 
 /// What is kept of one target.
@@ -65,7 +66,8 @@ struct Slot {
     rows: BTreeMap<Namespace, usize>,
     /// The last change of a row.
     changed: Seq,
-    sanitized: usize,
+    /// Objects in whose row U+0000 was replaced.
+    sanitized: BTreeSet<Uid>,
     /// Objects whose extraction fails, with the run that saw them last.
     failing: BTreeMap<Uid, (Namespace, u32)>,
     last_failure: Option<Arc<str>>,
@@ -115,6 +117,7 @@ pub struct TargetCounts {
 #[derive(Debug, Default)]
 struct Inner {
     rows: BTreeMap<RowId, Entry>,
+    places: Places,
     /// Of all rows.
     counts: Counts,
     /// Of the selections that somebody reads.
@@ -261,16 +264,16 @@ impl Table {
     /// Takes a row out, with all accounts. Tells whether it was there.
     fn erase(&self, inner: &mut Inner, id: &RowId) -> bool {
         let Some(entry) = inner.rows.remove(id) else { return false };
+        let namespace = inner.places.leave(entry.place);
         self.shared.rows.fetch_sub(1, Ordering::Relaxed);
         self.shared.bytes.fetch_sub(size::row(&id.uid, &entry.body), Ordering::Relaxed);
         let seq = inner.advance();
         if let Some(slot) = inner.slots.get_mut(&id.target) {
-            slot.count(&entry.namespace, -1);
+            slot.count(&namespace, -1);
             slot.changed = seq;
-            slot.sanitized -= usize::from(entry.sanitized);
+            slot.sanitized.remove(&id.uid);
             self.shared.holders.take(&id.uid, slot.holder);
-            let row =
-                Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace: entry.namespace, body: entry.body };
+            let row = Row { origin: slot.origin.clone(), uid: id.uid.clone(), namespace, body: entry.body };
             inner.book(id, Some(Hashed::of(&row)), None);
         }
         if inner.journaling() {
@@ -314,7 +317,7 @@ impl Slot {
             met: Met::new(Instant::now()),
             rows: BTreeMap::new(),
             changed: Seq::default(),
-            sanitized: 0,
+            sanitized: BTreeSet::new(),
             failing: BTreeMap::new(),
             last_failure: None,
             refused: BTreeMap::new(),
@@ -373,7 +376,7 @@ impl Slot {
         };
         TargetCounts {
             rows: self.rows.values().sum(),
-            sanitized: self.sanitized,
+            sanitized: self.sanitized.len(),
             failing: self.failing.len(),
             last_failure: self.last_failure.clone().filter(|_| !self.failing.is_empty()),
             unknown,
@@ -423,7 +426,7 @@ impl Inner {
         Some(Row {
             origin: slot.origin.clone(),
             uid: id.uid.clone(),
-            namespace: entry.namespace.clone(),
+            namespace: self.places.of(entry.place).clone(),
             body: entry.body.clone(),
         })
     }
@@ -432,13 +435,13 @@ impl Inner {
         RowKey { target: self.names[id.target as usize].clone(), uid: id.uid.clone() }
     }
 
-    /// Tells whether rows of that target in that namespace may be shown in a document.
-    fn met(&self, number: u32, namespace: &Namespace) -> bool {
-        self.slots.get(&number).is_some_and(|slot| slot.met.has(namespace))
+    /// Tells whether rows of that target at that place may be shown in a document.
+    fn met(&self, number: u32, place: Place) -> bool {
+        self.slots.get(&number).is_some_and(|slot| slot.met.has(self.places.of(place)))
     }
 
-    /// Tells whether rows of that target in that namespace may be shown to readers.
-    fn known(&self, number: u32, namespace: &Namespace) -> bool {
-        self.slots.get(&number).is_none_or(|slot| slot.knowing.knows(namespace))
+    /// Tells whether rows of that target at that place may be shown to readers.
+    fn known(&self, number: u32, place: Place) -> bool {
+        self.slots.get(&number).is_none_or(|slot| slot.knowing.knows(self.places.of(place)))
     }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 use super::account::Account;
+use super::places::Place;
 use super::{Counts, Due, Entry, Inner, Learned, Piece, RowId, Slot};
 use crate::model::{Name, Namespace, Part, Row, Seq};
 use crate::store::knowledge::Targets;
@@ -64,14 +65,15 @@ impl<'a> Sight<'a> {
         self.account.is_none_or(|account| account.rank(target).is_some())
     }
 
-    /// Tells whether rows of that target in that namespace may be shown.
-    fn knows(&self, target: u32, namespace: &Namespace) -> bool {
-        self.inner.known(target, namespace) && self.above(target).all(|slot| slot.knowing.knows(namespace))
+    /// Tells whether rows of that target at that place may be shown.
+    fn knows(&self, target: u32, place: Place) -> bool {
+        self.inner.known(target, place)
+            && self.above(target).all(|slot| slot.knowing.knows(self.inner.places.of(place)))
     }
 
     /// Tells whether they may be shown in a document.
-    fn met(&self, target: u32, namespace: &Namespace) -> bool {
-        self.inner.met(target, namespace) && self.above(target).all(|slot| slot.met.has(namespace))
+    fn met(&self, target: u32, place: Place) -> bool {
+        self.inner.met(target, place) && self.above(target).all(|slot| slot.met.has(self.inner.places.of(place)))
     }
 
     /// Tells whether a row is shown, rather than another one of its object.
@@ -131,7 +133,7 @@ impl<'a> Sight<'a> {
             match (shadowing.and_then(|id| self.inner.rows.get(&id)), there) {
                 // It was in the shadow before.
                 (Some(shown), _) if shown.seq <= hold => {}
-                (Some(_), Some(entry)) if !self.knows(id.target, &entry.namespace) => {}
+                (Some(_), Some(entry)) if !self.knows(id.target, entry.place) => {}
                 (Some(_), _) => piece.deletes.push(self.inner.key(id)),
                 (None, Some(entry)) => self.show(id, entry, compared, piece),
                 (None, None) => {
@@ -148,17 +150,17 @@ impl<'a> Sight<'a> {
 
     /// Adds a row that changed, and takes away those that it may have put into its shadow.
     fn show(&self, id: &RowId, entry: &Entry, compared: &BTreeSet<Part>, piece: &mut Piece) {
-        if !self.knows(id.target, &entry.namespace) {
+        if !self.knows(id.target, entry.place) {
             return;
         }
-        let part = Part { target: self.inner.key(id).target, namespace: entry.namespace.clone() };
+        let part = Part { target: self.inner.key(id).target, namespace: self.inner.places.of(entry.place).clone() };
         if !compared.contains(&part) {
             piece.upserts.extend(self.inner.row(id, entry));
         }
         let ranked = self.account.and_then(|account| Some((account, account.rank(id.target)?)));
         for target in ranked.into_iter().flat_map(|(account, rank)| account.before(rank)) {
             let other = RowId { target, uid: id.uid.clone() };
-            if self.inner.rows.get(&other).is_some_and(|entry| self.knows(target, &entry.namespace)) {
+            if self.inner.rows.get(&other).is_some_and(|entry| self.knows(target, entry.place)) {
                 piece.deletes.push(self.inner.key(&other));
             }
         }
@@ -170,8 +172,9 @@ impl<'a> Sight<'a> {
         let behind = account.rank(gone.target).and_then(|rank| self.inner.behind(account, rank, &gone.uid));
         let Some(behind) = behind else { return };
         let Some(entry) = self.inner.rows.get(&behind) else { return };
-        let part = Part { target: self.inner.key(&behind).target, namespace: entry.namespace.clone() };
-        if self.knows(behind.target, &entry.namespace) && !compared.contains(&part) {
+        let part =
+            Part { target: self.inner.key(&behind).target, namespace: self.inner.places.of(entry.place).clone() };
+        if self.knows(behind.target, entry.place) && !compared.contains(&part) {
             piece.upserts.extend(self.inner.row(&behind, entry));
         }
     }
@@ -185,15 +188,14 @@ impl<'a> Sight<'a> {
             let part = || Part { target: row.origin.target.name.clone(), namespace: row.namespace.clone() };
             parts.is_none_or(|parts| parts.contains(&part()))
         };
-        let shown =
-            self.inner.rows.iter().filter(|(id, entry)| self.shows(id) && self.knows(id.target, &entry.namespace));
+        let shown = self.inner.rows.iter().filter(|(id, entry)| self.shows(id) && self.knows(id.target, entry.place));
         shown.filter_map(|(id, entry)| self.inner.row(id, entry)).filter(wanted).collect()
     }
 
     /// Tells whether anything that documents show changed after a position, as far as the journal reaches back.
     pub(super) fn shows_changes(&self, hold: Seq, home: &Namespace) -> bool {
         let Some(changes) = self.inner.journal.since(hold) else { return true };
-        let met = |id| self.inner.rows.get(id).is_none_or(|entry| self.met(id.target, &entry.namespace));
+        let met = |id| self.inner.rows.get(id).is_none_or(|entry| self.met(id.target, entry.place));
         !matches!(self.learned_since(hold, home), Due::Nothing) || changes.filter(|id| self.has(id.target)).any(met)
     }
 
@@ -214,8 +216,7 @@ impl<'a> Sight<'a> {
 
     /// Returns the rows that a document shows.
     pub(super) fn document(&self) -> Vec<Row> {
-        let shown =
-            self.inner.rows.iter().filter(|(id, entry)| self.shows(id) && self.met(id.target, &entry.namespace));
+        let shown = self.inner.rows.iter().filter(|(id, entry)| self.shows(id) && self.met(id.target, entry.place));
         shown.filter_map(|(id, entry)| self.inner.row(id, entry)).collect()
     }
 }

@@ -51,7 +51,7 @@ impl Target {
         if !matches!(coverage, Coverage::Unresolved) {
             let left: Vec<RowId> = inner
                 .of_target(self.number)
-                .filter(|(_, entry)| !coverage.contains(&entry.namespace))
+                .filter(|(_, entry)| !coverage.contains(inner.places.of(entry.place)))
                 .map(|(id, _)| id.clone())
                 .collect();
             for id in &left {
@@ -80,7 +80,7 @@ impl Target {
         let known = slot.knowing.knows(namespace);
         let id = RowId { target: self.number, uid: uid.clone() };
         let before = match inner.rows.get_mut(&id) {
-            Some(entry) if entry.body == body && entry.namespace == *namespace => {
+            Some(entry) if entry.body == body && inner.places.of(entry.place) == namespace => {
                 entry.mark = mark;
                 return false;
             }
@@ -101,7 +101,15 @@ impl Target {
             return false;
         }
         let seq = inner.advance();
-        self.put(inner, &id, Entry { seq, namespace: namespace.clone(), body, mark, sanitized });
+        let place = inner.places.enter(namespace);
+        self.put(inner, &id, Entry { seq, body, place, mark });
+        if let Some(slot) = inner.slots.get_mut(&self.number) {
+            if sanitized {
+                slot.sanitized.insert(uid.clone());
+            } else {
+                slot.sanitized.remove(uid);
+            }
+        }
         if inner.journaling() {
             inner.journal.wrote(&id, before.map(|(seq, _)| seq), seq);
             inner.journal.bound(inner.rows.len());
@@ -119,29 +127,24 @@ impl Target {
     /// Puts a row in, or in the place of what it was, with all accounts but the journal's.
     fn put(&self, inner: &mut Inner, id: &RowId, entry: Entry) {
         let shared = &self.table.shared;
-        let mut row = Row {
-            origin: self.origin.clone(),
-            uid: id.uid.clone(),
-            namespace: entry.namespace.clone(),
-            body: entry.body.clone(),
-        };
+        let namespace = inner.places.of(entry.place).clone();
+        let mut row = Row { origin: self.origin.clone(), uid: id.uid.clone(), namespace, body: entry.body.clone() };
         let after = Hashed::of(&row);
         shared.bytes.fetch_add(size::row(&row.uid, &row.body), Ordering::Relaxed);
-        let (namespace, sanitized, seq) = (entry.namespace.clone(), entry.sanitized, entry.seq);
+        let seq = entry.seq;
         let old = inner.rows.insert(id.clone(), entry);
+        let old = old.map(|old| (inner.places.leave(old.place), old.body));
         if let Some(slot) = inner.slots.get_mut(&self.number) {
-            slot.count(&namespace, 1);
+            slot.count(&row.namespace, 1);
             slot.changed = seq;
-            slot.sanitized += usize::from(sanitized);
-            if let Some(old) = &old {
-                slot.count(&old.namespace, -1);
-                slot.sanitized -= usize::from(old.sanitized);
+            if let Some((namespace, _)) = &old {
+                slot.count(namespace, -1);
             }
         }
         let mut before = None;
-        if let Some(old) = old {
-            row.namespace = old.namespace;
-            row.body = old.body;
+        if let Some((namespace, body)) = old {
+            row.namespace = namespace;
+            row.body = body;
             before = Some(Hashed::of(&row));
             shared.bytes.fetch_sub(size::row(&row.uid, &row.body), Ordering::Relaxed);
         } else {
@@ -199,7 +202,7 @@ impl Target {
         }
         let stale: Vec<RowId> = inner
             .of_target(self.number)
-            .filter(|(_, entry)| within(&entry.namespace) && entry.mark < mark)
+            .filter(|(_, entry)| entry.mark < mark && within(inner.places.of(entry.place)))
             .map(|(id, _)| id.clone())
             .collect();
         for id in &stale {
