@@ -176,10 +176,24 @@ impl Somebody {
 
     /// Reads all messages of a filter, in order; none where there is no stream.
     pub async fn messages(&self, stream: &str, filter: &str) -> Result<Vec<StoredMessage>> {
-        let consumer = json!({"stream_name": stream, "config": {
+        self.messages_since(stream, filter, None).await
+    }
+
+    /// Reads the messages of a filter that were stored since a time, in order; none where there is no stream.
+    pub async fn messages_since(
+        &self,
+        stream: &str,
+        filter: &str,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<StoredMessage>> {
+        let mut consumer = json!({"stream_name": stream, "config": {
             "deliver_policy": "all", "ack_policy": "none", "filter_subject": filter, "mem_storage": true,
             "num_replicas": 1, "inactive_threshold": 30_000_000_000_u64,
         }});
+        if let Some(since) = since {
+            consumer["config"]["deliver_policy"] = "by_start_time".into();
+            consumer["config"]["opt_start_time"] = since.to_string().into();
+        }
         let made = match self.api(&format!("CONSUMER.CREATE.{stream}"), &consumer).await {
             Ok(made) => made,
             Err(error) if error.to_string().contains("stream not found") => return Ok(Vec::new()),
