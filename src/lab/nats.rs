@@ -1,5 +1,7 @@
 //! A real NATS server with JetStream, and somebody who reads, writes and deletes in its streams past the operator.
 
+mod accounts;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,8 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+
+pub use accounts::Accounts;
 
 use super::process::{self, Guard, Process, Signal};
 use super::tools::Tool;
@@ -35,6 +39,8 @@ pub struct NatsOptions {
     pub tls: Option<(PathBuf, PathBuf, Option<PathBuf>)>,
     /// The largest message in bytes.
     pub max_payload: Option<u64>,
+    /// More lines of its configuration.
+    pub more: String,
 }
 
 /// A running server. Dropping it ends it.
@@ -126,6 +132,7 @@ impl NatsServer {
             self.port,
             self.dir.join("data").display().to_string()
         );
+        text.push_str(&self.options.more);
         if let Some(bytes) = self.options.max_payload {
             let _ = writeln!(text, "max_payload: {bytes}"); // a String takes everything
         }
