@@ -10,11 +10,10 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::super::nats::{NatsOptions, NatsServer, Somebody};
-use super::super::tools::Tool;
-use super::super::{Lab, process};
-use super::stream::Broker;
+use super::super::{Lab, process, tools};
+use super::stream::{self, Broker, Tool};
 use crate::api::v1alpha1::sink::StreamMode;
-use crate::export::event::{Header, Life};
+use crate::export::event::{Header, Life, Message};
 use crate::sinks::nats::{Creation, NatsConfig, NatsCredentials, NatsServers};
 use crate::sinks::netguard::Guard;
 use crate::sinks::{Backend, RowSink, TlsConfig};
@@ -25,9 +24,6 @@ const SUBJECT: &str = "kollect.inventory";
 /// Messages of the tool that wait for an acknowledgement together; small ones leave it waiting, and beyond the largest it
 /// gets no faster.
 const WINDOWS: [usize; 4] = [500, 2_000, 5_000, 10_000];
-
-/// What the store adds to a message without headers: lengths, sequence, time, subject and checksum.
-const STORED_BESIDE: u64 = 30 + SUBJECT.len() as u64;
 
 /// The running server.
 pub(super) struct Nats {
@@ -60,11 +56,11 @@ impl Nats {
     }
 
     /// Returns the messages per second of one run of the tool.
-    fn bench(&self, messages: usize, bytes: u64, window: usize) -> Result<f64> {
-        let mut command = Command::new(Tool::Nats.path()?);
+    fn bench(&self, messages: usize, bytes: usize, window: usize, more: &[String]) -> Result<f64> {
+        let mut command = Command::new(tools::Tool::Nats.path()?);
         command.args(["--no-context", "-s", &self.server.url(), "bench", "js", "pub", "async", "--no-progress"]);
         command.args(["--stream", STREAM, "--msgs", &messages.to_string(), "--size", &bytes.to_string()]);
-        command.args(["--batch", &window.to_string(), SUBJECT]);
+        command.args(["--batch", &window.to_string()]).args(more).arg(SUBJECT);
         let printed = process::run(&mut command)?;
         rate(&printed).with_context(|| format!("nats bench printed {printed:?}"))
     }
@@ -109,21 +105,19 @@ impl Broker for Nats {
         })
     }
 
-    fn tool(&self, messages: usize, bytes: u64) -> BoxFuture<'_, Result<f64>> {
+    fn tool<'a>(&'a self, messages: usize, like: &'a Message) -> BoxFuture<'a, Result<Tool>> {
         Box::pin(async move {
-            let mut best = 0.0_f64;
+            let mut tool = Tool { per_second: 0.0, bare_per_second: 0.0 };
             for window in WINDOWS {
                 self.renew_stream().await?;
-                best = best.max(self.bench(messages, bytes, window)?);
+                tool.bare_per_second =
+                    tool.bare_per_second.max(self.bench(messages, stream::bytes(like), window, &[])?);
+                let mut more = vec!["--dedup".to_owned()];
+                more.extend(like.header.fields().iter().map(|(name, value)| format!("--header={name}:{value}")));
+                self.renew_stream().await?;
+                tool.per_second = tool.per_second.max(self.bench(messages, like.value().len(), window, &more)?);
             }
-            Ok(best)
-        })
-    }
-
-    fn message_bytes(&self) -> BoxFuture<'_, Result<u64>> {
-        Box::pin(async {
-            let mean = self.state("bytes").await? / self.state("messages").await?.max(1);
-            Ok(mean.saturating_sub(STORED_BESIDE))
+            Ok(tool)
         })
     }
 }

@@ -356,12 +356,9 @@ impl Sink {
                 }),
                 secret: json!({"dsn": lab.postgres().dsn(DATABASE)}),
             },
-            Outlet::Stream(broker) => Self {
-                kind: "KollectEventSink",
-                refs: "eventSinkRefs",
-                spec: broker.spec(),
-                secret: json!({}),
-            },
+            Outlet::Stream(broker) => {
+                Self { kind: "KollectEventSink", refs: "eventSinkRefs", spec: broker.spec(), secret: json!({}) }
+            }
         }
     }
 }

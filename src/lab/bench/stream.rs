@@ -2,9 +2,10 @@
 //!
 //! Throughput is that of the sink alone, driven as the operator drives it: all rows into an empty stream in `mode: Changes`,
 //! until the broker has acknowledged the last message. The yardstick is the load tool of the broker itself, on the same
-//! server in the same run, with as many messages of the same size into a stream of the same settings, acknowledged in the
-//! same way; the best of several windows counts. Sink and tool take turns in going first. A first round of both is a
-//! warm-up: its speed does not count, but its memory does, for later rounds find what the allocator has kept.
+//! server in the same run: as many messages with the headers and the size of ours, ids that are compared among them, into a
+//! stream of the same settings, acknowledged in the same way; the best of several windows counts. What the tool reaches with
+//! bare payloads of that size stands beside it. Sink and tool take turns in going first. A first round of both is a warm-up:
+//! its speed does not count, but its memory does, for later rounds find what the allocator has kept.
 //!
 //! The way of a change is that of [`freshness`](super::freshness), with a stream instead of the table.
 
@@ -25,7 +26,9 @@ use super::git::{peak_mib, reset_peak};
 use super::nats::Nats;
 use super::report::{self, Report};
 use super::{Bench, Name};
-use crate::export::event::{Fold, Header, Operation};
+use crate::export::event::{
+    DEFAULT_MESSAGE_BYTES, Fold, Header, Holdings, Limit, Message, Operation, Owner, Plan, Sequence,
+};
 use crate::export::{Base, Selection};
 use crate::model::Row;
 use crate::sinks::{RowSink, contract};
@@ -47,12 +50,17 @@ pub(super) trait Broker: Send + Sync {
     /// Reads what came since a time, or all that is there, in order, with the time at which the broker stored it.
     fn messages(&self, since: Option<Timestamp>) -> BoxFuture<'_, Result<Vec<(Timestamp, Header)>>>;
 
-    /// Returns the most messages per second that the broker's own tool reaches with messages like those in the stream,
-    /// and names what else it found. The stream is [made anew](Self::renew) for each attempt.
-    fn tool(&self, messages: usize, bytes: u64) -> BoxFuture<'_, Result<f64>>;
+    /// Has the broker's own tool send so many messages like this one. The stream is [made anew](Self::renew) for each
+    /// attempt, of which the best counts.
+    fn tool<'a>(&'a self, messages: usize, like: &'a Message) -> BoxFuture<'a, Result<Tool>>;
+}
 
-    /// Returns the mean size of the messages in the stream, in bytes.
-    fn message_bytes(&self) -> BoxFuture<'_, Result<u64>>;
+/// The most messages per second that the tool of a broker reached.
+pub(super) struct Tool {
+    /// With the headers of ours, among them an id that the broker compares.
+    pub(super) per_second: f64,
+    /// As payloads of as many bytes, with nothing around them.
+    pub(super) bare_per_second: f64,
 }
 
 /// Starts the broker of a bench; nothing for a bench without one.
@@ -68,24 +76,24 @@ pub(super) async fn throughput(bench: &Bench, report: &mut Report) -> Result<()>
     let lab = Lab::start(LabOptions { control_plane: false, postgres: false, ..LabOptions::default() }).await?;
     let broker = start(bench.name, &lab).await?.context("this bench has no broker")?;
     let rows = rows(bench.rows)?;
+    let like = sample(&rows)?;
     let warm = sink(&*broker, &rows).await?;
-    broker.tool(rows.len(), warm.message_bytes).await?;
+    broker.tool(rows.len(), &like).await?;
     report.add(&[("extra_rss_mib", warm.extra_rss_mib)]);
-    eprintln!("warm-up: extra_rss_mib {:.1}", warm.extra_rss_mib);
     for round in 1..=bench.runs {
-        let (ours, theirs) = if round % 2 == 1 {
-            let ours = sink(&*broker, &rows).await?;
-            let theirs = broker.tool(rows.len(), ours.message_bytes).await?;
-            (ours, theirs)
+        let (ours, tool) = if round % 2 == 1 {
+            (sink(&*broker, &rows).await?, broker.tool(rows.len(), &like).await?)
         } else {
-            let theirs = broker.tool(rows.len(), warm.message_bytes).await?;
-            (sink(&*broker, &rows).await?, theirs)
+            let tool = broker.tool(rows.len(), &like).await?;
+            (sink(&*broker, &rows).await?, tool)
         };
         let values = [
-            ("throughput_ratio", ours.per_second / theirs),
+            ("throughput_ratio", ours.per_second / tool.per_second),
+            ("bare_ratio", ours.per_second / tool.bare_per_second),
             ("messages_per_second", ours.per_second),
-            ("tool_messages_per_second", theirs),
-            ("message_bytes", ours.message_bytes as f64),
+            ("tool_messages_per_second", tool.per_second),
+            ("tool_bare_messages_per_second", tool.bare_per_second),
+            ("message_bytes", bytes(&like) as f64),
         ];
         eprintln!("round {round}: {}", report::line(&values));
         report.add(&values);
@@ -94,10 +102,27 @@ pub(super) async fn throughput(bench: &Bench, report: &mut Report) -> Result<()>
     lab.stop().await
 }
 
+/// Returns a message as the sink sends it.
+fn sample(rows: &[Row]) -> Result<Message> {
+    let scope = scope();
+    let owner = Owner { process: "bench".to_owned(), inventory: Some(scope.inventory_uid.clone()) };
+    let row = rows.iter().take(1).cloned().collect();
+    let delta = contract::delta(&scope, Base::Empty, row, Vec::new(), 1, 1);
+    let limit = Limit { bytes: DEFAULT_MESSAGE_BYTES, setting: "max_payload of the server" };
+    let plan = Arc::new(Plan::deliver(&delta, &Holdings::<()>::default(), owner, limit));
+    plan.messages(Sequence { epoch: 1, n: rows.len() as u64 }).next().context("there is no row")
+}
+
+/// Returns how many bytes headers and value of a message have.
+pub(super) fn bytes(message: &Message) -> usize {
+    // Colon, blank and end of line.
+    let headers: usize = message.header.fields().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    headers + message.value().len()
+}
+
 /// What a first delivery took.
 struct Delivery {
     per_second: f64,
-    message_bytes: u64,
     extra_rss_mib: f64,
 }
 
@@ -119,11 +144,7 @@ async fn sink(broker: &dyn Broker, rows: &[Row]) -> Result<Delivery> {
     ensure!(receipt.written == count && receipt.refused.is_empty(), "{} rows were written", receipt.written);
     let messages = broker.count().await?;
     ensure!(messages > count, "{messages} messages are there");
-    Ok(Delivery {
-        per_second: messages as f64 / seconds,
-        message_bytes: broker.message_bytes().await?,
-        extra_rss_mib,
-    })
+    Ok(Delivery { per_second: messages as f64 / seconds, extra_rss_mib })
 }
 
 /// Returns how many rows a reader has, or how many messages there are while those cannot be enough.
