@@ -3,6 +3,7 @@
 mod contract;
 mod faults;
 mod messages;
+mod operator;
 mod ways;
 
 use std::sync::Arc;

@@ -55,6 +55,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("rdkafka", &["sinks/kafka", "lab"]),
     ("object_store", &["sinks/object"]),
     ("parquet", &["sinks/object", "lab"]),
+    ("async_nats", &["sinks/nats", "lab"]),
+    ("nkeys", &["sinks/nats", "lab"]),
     ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),

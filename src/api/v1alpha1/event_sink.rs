@@ -67,8 +67,9 @@ pub struct Nats {
     /// Subject that messages are published to, for example `kollect.inventory`.
     #[schemars(length(max = 1024))]
     pub subject: String,
-    /// Subject of each message, with `{cluster}`, `{namespace}`, `{name}`, `{targetName}` and `{uid}`, for example
-    /// `kollect.{cluster}.{namespace}.{name}`; wins over `subject`. When absent, all messages go to `subject`.
+    /// Subject of each message, for example `kollect.{cluster}.{namespace}.{name}`; wins over `subject`. There are
+    /// `{cluster}`, `{namespace}` and `{name}` of the inventory, and with `mode: Changes` `{targetName}`, `{kind}` and
+    /// `{uid}` of the row. When absent, all messages go to `subject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub subject_template: Option<String>,
@@ -96,7 +97,8 @@ pub struct Kafka {
         extend("x-kubernetes-list-type" = "atomic")
     )]
     pub brokers: Vec<String>,
-    /// Topic that messages are sent to, for example `kollect.inventory`. It must exist.
+    /// Topic that messages are sent to, for example `kollect.inventory`. It must exist, unless
+    /// `spec.provisioning.mode` is `ensure`.
     #[schemars(length(max = 249))]
     pub topic: String,
     /// How the operator logs in; `SCRAM-SHA-256` when absent and the Secret has credentials.

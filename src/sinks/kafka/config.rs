@@ -335,3 +335,60 @@ fn host_of(broker: &str) -> Option<&str> {
     };
     (sane && port != 0).then_some(host)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(brokers: &[&str]) -> KafkaConfig {
+        KafkaConfig {
+            brokers: brokers.iter().map(|&broker| broker.to_owned()).collect(),
+            topic: "kollect.inventory".to_owned(),
+            cluster: Cluster::new("west"),
+            mode: Mode::Changes,
+            login: None,
+            tls: None,
+            compression: Compression::None,
+            provisioning: Provisioning::Existing,
+        }
+    }
+
+    fn login(mechanism: Mechanism, password: &str) -> Option<Login> {
+        Some(Login { mechanism, user: "kollect".to_owned(), password: Secret::new(password) })
+    }
+
+    #[test]
+    fn another_password_is_another_client_of_the_same_writer() {
+        let with = |password| {
+            let config = KafkaConfig { login: login(Mechanism::ScramSha256, password), ..config(&["b:2", " a:1 "]) };
+            config.check(Guard::default(), "us").unwrap()
+        };
+        let (old, new) = (with("old"), with("new"));
+        assert_eq!((&old.transactional, &old.destination), (&new.transactional, &new.destination));
+        assert_ne!(old.key, new.key);
+        assert_eq!(old.destination.description, "kafka://a:1,b:2/kollect.inventory");
+        assert!(old.transactional.starts_with("kollect.us."), "{}", old.transactional);
+        assert!(!format!("{old:?}").contains("\"old\""), "a password in {old:?}");
+    }
+
+    #[test]
+    fn every_mistake_is_named_with_its_place() {
+        let good = || config(&["kafka-0.example.com:9092"]);
+        let tls = |ca: &str| TlsConfig { ca_pem: Some(ca.as_bytes().to_vec()), ..TlsConfig::default() };
+        let half = TlsConfig { client_cert_pem: Some(b"-----BEGIN ".to_vec()), ..TlsConfig::default() };
+        for (config, want) in [
+            (config(&[""]), "spec.kafka.brokers: names no broker"),
+            (config(&["", "kafka"]), "spec.kafka.brokers[1]: is not host:port"),
+            (config(&["tcp://kafka:9092"]), "spec.kafka.brokers[0]: is not host:port"),
+            (config(&["a:1,b:2"]), "spec.kafka.brokers[0]: is not host:port"),
+            (config(&["169.254.169.254:80"]), "spec.kafka.brokers: host"),
+            (KafkaConfig { topic: "a b".to_owned(), ..good() }, "spec.kafka.topic: is no name of a topic"),
+            (KafkaConfig { login: login(Mechanism::Plain, "x"), ..good() }, "spec.kafka.saslMechanism: PLAIN shows"),
+            (KafkaConfig { tls: Some(tls("none")), ..good() }, "spec.tls.caBundle or caSecretRef: holds no PEM"),
+            (KafkaConfig { tls: Some(half), ..good() }, "spec.tls.clientSecretRef: lacks one of tls.crt and tls.key"),
+        ] {
+            let message = config.check(Guard::default(), "us").unwrap_err().to_string();
+            assert!(message.starts_with(want), "{message}");
+        }
+    }
+}

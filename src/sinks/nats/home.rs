@@ -15,10 +15,10 @@ use super::config::Creation;
 use super::error::NatsError;
 use super::jetstream::{self, Place, Stored, StreamInfo};
 use super::link::Link;
-use super::subject::Subject;
 use crate::export::Scope;
 use crate::export::event::{Fold, Holdings, Life, Limit, Sequence, Stream, Verdict};
 use crate::model::Digest;
+use crate::validate::Subject;
 
 /// What a message needs beside what [`Message::size`](crate::export::event::Message::size) counts: the id, and what the
 /// protocol puts around headers.
@@ -206,7 +206,14 @@ impl Home {
         let mut known = self.known.lock();
         note(&mut known.fold);
         known.settle(stream);
-        known.ahead.extend(sequences);
+        for &sequence in sequences {
+            // As it is when nobody else writes.
+            if sequence == known.position + 1 {
+                known.position = sequence;
+            } else {
+                known.ahead.insert(sequence);
+            }
+        }
         while known.ahead.first() == Some(&(known.position + 1)) {
             known.ahead.pop_first();
             known.position += 1;
