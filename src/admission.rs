@@ -170,7 +170,10 @@ pub fn refusal(review: &Review<'_>, what: &str) -> String {
 fn judge(review: &Review<'_>, settings: &Settings, around: &Surroundings, to: &mut Findings) -> Result<(), String> {
     match review.kind {
         Kind::Profile => {
-            rules::profile(&review.spec::<KollectProfileSpec>()?, &review.object["metadata"]["annotations"], to);
+            let kept = review.old.is_some_and(|old| old["spec"] == review.object["spec"]);
+            let of_spec = if kept { rules::Spec::Kept } else { rules::Spec::Written };
+            let annotations = &review.object["metadata"]["annotations"];
+            rules::profile(&review.spec::<KollectProfileSpec>()?, of_spec, annotations, to);
         }
         Kind::Target => rules::target(&review.spec::<KollectTargetSpec>()?, around, to),
         Kind::ClusterTarget => {

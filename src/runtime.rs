@@ -205,7 +205,7 @@ async fn work(
 
     let client = clients.others.clone();
     let watch = WatchSet::new(clients, store.clone(), &metrics, settings, &stop);
-    let guard = guard(&config);
+    let guard = Guard::from(&config.network);
     let Mirrors { configured, cache, temporary } = config.delivery.git.mirrors.clone();
     let mirrors = MirrorPlaces { configured, cache, temporary };
     let git = GitRepositories::new(guard, cluster_uid.clone(), mirrors, jiff::Timestamp::now, connected.clone());
@@ -285,13 +285,6 @@ async fn work(
     }
     registry.close().await;
     verdict
-}
-
-fn guard(config: &Config) -> Guard {
-    Guard {
-        allow_private: config.network.private_sinks == Permission::Allowed,
-        allow_loopback: config.network.loopback_sinks == Permission::Allowed,
-    }
 }
 
 fn settings(config: &Config, server_minor: u32) -> Settings {
@@ -495,7 +488,7 @@ async fn webhook_server(
     };
     let settings = admission::Settings {
         max_export_bytes: config.delivery.max_export_bytes.get(),
-        guard: guard(config),
+        guard: Guard::from(&config.network),
         cluster_kinds: match config.tenancy {
             Tenancy::Platform => Permission::Allowed,
             Tenancy::Tenant => Permission::Denied,

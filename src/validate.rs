@@ -47,7 +47,7 @@ pub use nats::{ValidatedNats, nats};
 pub use object::{Addressing, Codec, Encoding, HOT_ATTRIBUTES, Packing, REGION, Retention, ValidatedObject, object};
 pub use profile::{
     ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, Embedding, SecretContent, ValidatedProfile,
-    expressions as profile_expressions, lacks_secret_consent, profile,
+    expressions as profile_expressions, lacks_secret_consent, profile, secret_consent,
 };
 pub use rules::ValidatedRule;
 pub use sink::{Probe, ValidatedPostgres, postgres};

@@ -35,9 +35,26 @@ fn unserved(what: &[NotServed], to: &mut Findings) {
     to.warnings.extend(what.iter().map(ToString::to_string));
 }
 
-pub(super) fn profile(spec: &KollectProfileSpec, annotations: &Value, to: &mut Findings) {
-    let annotations: Option<BTreeMap<String, String>> = serde_json::from_value(annotations.clone()).unwrap_or_default();
-    if let Some(profile) = to.take(validate::profile(spec, annotations.as_ref())) {
+/// Whether a change touches the spec, or only what stands beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Spec {
+    Written,
+    Kept,
+}
+
+pub(super) fn profile(spec: &KollectProfileSpec, of_spec: Spec, annotations: &Value, to: &mut Findings) {
+    let mut annotations: BTreeMap<String, String> = serde_json::from_value(annotations.clone()).unwrap_or_default();
+    // Whoever withdraws a consent need not rewrite the paths first: the rows go, which is what the consent was about.
+    if of_spec == Spec::Kept
+        && let Err(missing) = validate::secret_consent(spec, Some(&annotations))
+    {
+        let said = missing.iter().map(|missing| format!("{missing}; without its consent there are no rows"));
+        to.warnings.extend(said);
+        for consent in [validate::ALLOW_SECRET_EXTRACTION, validate::ALLOW_FULL_RESOURCE_EXPORT] {
+            annotations.insert(consent.to_owned(), "true".to_owned());
+        }
+    }
+    if let Some(profile) = to.take(validate::profile(spec, Some(&annotations))) {
         to.warnings.extend(profile.warnings().iter().cloned());
     }
     let Err(errors) = validate::profile_expressions(spec) else { return };

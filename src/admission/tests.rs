@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::validate::scope;
+use crate::validate::{self, scope};
 
 const SETTINGS: Settings = Settings {
     max_export_bytes: 1_000,
@@ -73,6 +73,26 @@ fn what_goes_and_what_does_not_change_passes_unseen() {
         needs(&Review { kind: Kind::Target, key: &key, object: &going, old: None }, &SETTINGS),
         Needs::default()
     );
+}
+
+#[test]
+fn consent_is_withdrawn_without_touching_the_paths_and_not_left_out_where_they_are_written() {
+    let profile = |path: &str, given: &str| {
+        json!({
+            "metadata": {"annotations": {validate::ALLOW_SECRET_EXTRACTION: given}},
+            "spec": {"targetGVK": {"version": "v1", "kind": "Secret"}, "attributes": [{"name": "a", "path": path}]},
+        })
+    };
+    let decide = |object: Value, old: Value| decide(Kind::Profile, &object, Some(&old), &Surroundings::default());
+    let said = warnings(decide(profile("$.data.user", "false"), profile("$.data.user", "true")));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].starts_with("spec.attributes[0].path: \"$.data.user\" reads the content"), "{said:?}");
+    assert!(said[0].ends_with("; without its consent there are no rows"), "{said:?}");
+    // What is written anew is judged with the consent that it has.
+    let said = refused(decide(profile("$.data.other", "false"), profile("$.data.user", "true")));
+    assert!(said.contains("spec.attributes[0].path: "), "{said}");
+    // What is wrong for another reason stays wrong.
+    refused(decide(profile("{.data[}", "false"), profile("{.data[}", "true")));
 }
 
 #[test]

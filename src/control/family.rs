@@ -14,7 +14,10 @@ use crate::error::Class;
 use crate::metrics::SinkType;
 use crate::model::{Family, Namespace, SinkKey};
 use crate::sinks::Leave;
-use crate::validate::{self, Probe, ValidatedGit, ValidatedKafka, ValidatedNats, ValidatedObject, ValidatedPostgres};
+use crate::sinks::netguard::Guard;
+use crate::validate::{
+    self, FieldPath, Probe, ValidatedGit, ValidatedKafka, ValidatedNats, ValidatedObject, ValidatedPostgres,
+};
 
 /// A sink object of either family.
 pub(super) type SinkObject = Object<SinkSpec>;
@@ -133,6 +136,15 @@ impl SinkSpec {
         all
     }
 
+    /// Returns the hosts that it names, each with its place. Those of a database are in a Secret.
+    fn hosts(&self) -> Vec<(FieldPath, String)> {
+        match self {
+            Self::Snapshot(spec) => validate::admitted::snapshot_hosts(spec),
+            Self::Database(_) => Vec::new(),
+            Self::Event(spec) => validate::admitted::event_hosts(spec),
+        }
+    }
+
     /// Returns what this build does not serve of it.
     fn unserved(&self) -> Option<String> {
         validate::not_served::message(&match self {
@@ -169,6 +181,16 @@ pub(super) fn check(sink: &SinkObject) -> Result<Checked, Failing> {
         return Err(failing(reasons::NOT_SERVED, unserved));
     }
     spec.validate().map_err(|errors| failing(reasons::INVALID_SPEC, errors.to_string()))
+}
+
+/// Refuses a sink that names a host which no connection goes to. Who connects finds out as well, and may not for long.
+pub(super) fn check_hosts(sink: &SinkObject, guard: Guard) -> Result<(), Failing> {
+    let hosts = sink.spec.as_ref().map(SinkSpec::hosts).unwrap_or_default();
+    let refused = hosts.iter().find_map(|(path, host)| Some((path, guard.check_literal(host).err()?)));
+    refused.map_or(Ok(()), |(path, refusal)| {
+        let message = format!("{path}: {refusal}; name another host");
+        Err(Failing { reason: reasons::INVALID_SPEC, class: Class::Terminal, message })
+    })
 }
 
 /// The sink objects of all families.

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::Control;
 use super::errand::Errand;
-use super::family::{SinkObject, SinkSpec, check};
+use super::family::{SinkObject, SinkSpec, check, check_hosts};
 use super::preview::render;
 use super::probe::{Order, Probed, Verdict, of_connection};
 use super::resolve::{Failing, Obstacle, Resolved};
@@ -22,6 +22,7 @@ use crate::error::Class;
 use crate::metrics::Outcome;
 use crate::model::SinkKey;
 use crate::schedule::backoff::Backoff;
+use crate::sinks::netguard::Guard;
 use crate::status::Subject;
 use crate::validate::Probe;
 
@@ -186,6 +187,13 @@ impl Control {
             }
         };
         let wish = Wish::of(checked.probe(), &object.meta);
+        // A probe would say so.
+        if wish == Wish::Nobody
+            && let Err(failing) = check_hosts(object, Guard::from(&self.parts.config.network))
+        {
+            state.tried = None;
+            return (Standing::Unusable(failing), None);
+        }
         let shown = is_true(&object.meta, PREVIEW);
         if wish == Wish::Nobody && !shown {
             state.tried = None;

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout_at};
 
+use crate::config::{Network, Permission};
 use crate::error::{Class, Classify};
 
 /// The longest that a look-up and all connection attempts of one dial take together.
@@ -33,6 +34,15 @@ pub struct Guard {
     pub allow_private: bool,
     /// Opens loopback addresses and names (`--allow-loopback-sinks`).
     pub allow_loopback: bool,
+}
+
+impl From<&Network> for Guard {
+    fn from(network: &Network) -> Self {
+        Self {
+            allow_private: network.private_sinks == Permission::Allowed,
+            allow_loopback: network.loopback_sinks == Permission::Allowed,
+        }
+    }
 }
 
 /// Why an address or a name is refused.

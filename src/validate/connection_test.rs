@@ -22,6 +22,9 @@ pub fn connection_test(spec: &KollectConnectionTestSpec) -> Result<(Family, Name
     for (family, name) in &named {
         findings.local_name(path.field(&format!("{}SinkRef", family.as_str())), name);
     }
+    if let Some(profile) = &spec.profile_ref {
+        findings.local_name(FieldPath::spec().field("profileRef"), profile);
+    }
     let [(family, name)] = named.as_slice() else {
         let count = named.len();
         findings.add(
@@ -56,5 +59,8 @@ mod tests {
         assert!(
             check(&json!({"databaseSinkRef": "a/b"})).unwrap_err().starts_with("spec.sinkRef.databaseSinkRef: \"a/b\"")
         );
+        let spec = json!({"sinkRef": {"databaseSinkRef": "pg"}, "profileRef": "a/b"});
+        let said = connection_test(&serde_json::from_value(spec).unwrap()).unwrap_err().to_string();
+        assert!(said.starts_with("spec.profileRef: \"a/b\""), "{said}");
     }
 }

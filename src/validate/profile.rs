@@ -12,7 +12,9 @@ use crate::expr::{self, Shape};
 use crate::metrics::OBJECT_COUNT;
 use crate::model::Gvk;
 
-pub use consent::{ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, SecretContent, lacks_secret_consent};
+pub use consent::{
+    ALLOW_FULL_RESOURCE_EXPORT, ALLOW_SECRET_EXTRACTION, SecretContent, lacks_secret_consent, secret_consent,
+};
 pub use embedding::Embedding;
 
 /// The most labels of one series.

@@ -140,6 +140,31 @@ impl Ceiling {
         Err(Denial { reason: reasons::SCOPE_NAMESPACE_DENIED, message })
     }
 
+    /// Lets a target collect from where it asks to: from the namespaces that it names, whether they are there or not, or
+    /// from those that it reaches without naming any. One that reaches none, as that of a cluster-scoped kind, is taken to
+    /// ask for its own.
+    ///
+    /// # Errors
+    /// As [`Ceiling::allows_namespaces`].
+    pub fn allows_reach<'a>(
+        &self,
+        own: &Namespace,
+        named: &[String],
+        matched: impl IntoIterator<Item = &'a Namespace>,
+    ) -> Result<(), Denial> {
+        let root = FieldPath::spec();
+        let named: Vec<Namespace> = named.iter().map(|name| Namespace::new(name.as_str())).collect();
+        self.allows_namespaces(&root.field("includedNamespaces"), &named)?;
+        let mut matched = matched.into_iter().peekable();
+        if matched.peek().is_none() {
+            self.allows_namespaces(&root, [own])
+        } else if named.is_empty() {
+            self.allows_namespaces(&root.field("namespaceSelector"), matched)
+        } else {
+            Ok(())
+        }
+    }
+
     /// Tells whether a namespace may be collected from.
     pub fn permits(&self, namespace: &Namespace) -> bool {
         self.0.as_ref().is_none_or(|limits| {

@@ -1,7 +1,7 @@
 //! One event to the rows of all targets that want it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
@@ -9,7 +9,7 @@ use super::audience::{Asking, Audience};
 use super::dispatch::{Change, Event};
 use super::filter::{Candidate, Filter, Sign, Terms};
 use crate::expr::Prefixes;
-use crate::extract::{self, Extractor, Plan, TypeMeta};
+use crate::extract::{self, Extractor, Object, Plan, TypeMeta};
 use crate::metrics::{Metrics, ResourceCounters};
 use crate::model::{Body, Namespace, ObjectKey, TargetKey};
 use crate::store::{self, Holder, Store};
@@ -40,13 +40,16 @@ pub struct Program {
     reads: Prefixes,
     /// Labels that the server may filter by, as it reads them; empty for none.
     selector: Arc<str>,
+    /// What to decode for it alone, once that was asked for.
+    alone: OnceLock<Plan>,
 }
 
 impl Program {
     /// Joins which objects and which attributes.
     pub fn new(filter: Filter, extractor: Extractor) -> Self {
         let selector = filter.labels().map(ToString::to_string).filter(|text| text.len() <= MAX_SELECTOR);
-        Self { reads: filter.prefixes(), selector: selector.unwrap_or_default().into(), filter, extractor }
+        let (reads, selector) = (filter.prefixes(), selector.unwrap_or_default().into());
+        Self { reads, selector, filter, extractor, alone: OnceLock::new() }
     }
 
     /// Returns labels that every object has which the filter lets pass.
@@ -57,6 +60,11 @@ impl Program {
     /// Returns what every object shows that the filter lets pass, one of these signs; `None` for nothing in common.
     pub(super) fn signs(&self, terms: Terms) -> Option<Vec<Sign>> {
         self.filter.signs(terms)
+    }
+
+    /// Returns what to decode of an object when nobody else wants it.
+    fn plan(&self) -> &Plan {
+        self.alone.get_or_init(|| Plan::new([self.extractor.prefixes(), &self.reads]))
     }
 }
 
@@ -190,6 +198,21 @@ impl Plans {
     }
 }
 
+/// An object that was read.
+struct Shown<'a> {
+    event: &'a Event,
+    object: &'a Object<'a>,
+    candidate: Candidate<'a>,
+    /// Who holds something of it.
+    holders: &'a [Holder],
+}
+
+impl<'a> Shown<'a> {
+    fn new(object: &'a Object<'a>, event: &'a Event, holders: &'a [Holder]) -> Self {
+        Self { event, object, candidate: Candidate::new(object), holders }
+    }
+}
+
 /// Decodes, filters, extracts and stores.
 #[derive(Debug)]
 pub(super) struct Processor {
@@ -231,40 +254,75 @@ impl Processor {
             });
             return;
         }
-        let object = match extract::decode(&event.text, audience.plan(), resource.supplied()) {
-            Ok(object) => object,
-            Err(error) => {
-                let message = crate::error::chain(&error);
-                audience.all().iter().for_each(|asking| self.failed(&asking.interest, event, &message));
-                return;
-            }
-        };
-        let candidate = Candidate::new(&object);
-        let mut known = false;
-        for Asking { interest, terms } in audience.concerned(&candidate, holders, places) {
-            if !interest.program.filter.wants(&candidate, *terms) {
-                if holders.contains(&interest.target.holder()) {
-                    interest.target.remove(&event.uid);
+        let known = match extract::decode(&event.text, audience.plan(), resource.supplied()) {
+            Ok(object) => {
+                let shown = Shown::new(&object, event, holders);
+                let mut known = false;
+                for asking in audience.concerned(&shown.candidate, holders, places) {
+                    known |= self.offer(asking, &shown, text);
                 }
-                continue;
+                known
             }
-            text.clear();
-            match interest.program.extractor.extract(&object, text) {
-                Ok(extracted) => match Body::new(candidate.name(), text) {
-                    Some(body) => {
-                        if extracted.sanitized {
-                            self.metrics.rows_sanitized.inc();
-                        }
-                        let target = &interest.target;
-                        known |= !target.apply(&event.uid, &event.namespace, body, extracted.sanitized, event.mark);
-                    }
-                    None => self.failed(interest, event, "the object's name is longer than 65535 bytes"),
-                },
-                Err(error) => self.failed(interest, event, &crate::error::chain(&error)),
-            }
-        }
+            Err(_) => audience.all().iter().fold(false, |known, asking| {
+                known | self.offer_alone(asking, event, resource.supplied(), holders, text)
+            }),
+        };
         if known && event.change == Change::Listed {
             resource.counters.resyncs.inc();
+        }
+    }
+
+    /// Gives an object to one target, which may not want it, or no longer. Tells whether it had a row that stays as it is.
+    fn offer(&self, Asking { interest, terms }: &Asking, shown: &Shown<'_>, text: &mut Vec<u8>) -> bool {
+        let Shown { event, candidate, .. } = shown;
+        if !interest.program.filter.wants(candidate, *terms) {
+            if shown.holders.contains(&interest.target.holder()) {
+                interest.target.remove(&event.uid);
+            }
+            return false;
+        }
+        text.clear();
+        match interest.program.extractor.extract(shown.object, text) {
+            Ok(extracted) => {
+                if let Some(body) = Body::new(candidate.name(), text) {
+                    if extracted.sanitized {
+                        self.metrics.rows_sanitized.inc();
+                    }
+                    let target = &interest.target;
+                    return !target.apply(&event.uid, &event.namespace, body, extracted.sanitized, event.mark);
+                }
+                self.failed(interest, event, "the object's name is longer than 65535 bytes");
+            }
+            Err(error) => self.failed(interest, event, &crate::error::chain(&error)),
+        }
+        false
+    }
+
+    /// Gives an object that cannot be read as far as all want it together to one of them, as far as that one wants it: what
+    /// is nested too deeply may be nothing that it reads. Tells as [`Processor::offer`].
+    fn offer_alone(
+        &self,
+        asking: &Asking,
+        event: &Event,
+        supplied: TypeMeta<'_>,
+        holders: &[Holder],
+        text: &mut Vec<u8>,
+    ) -> bool {
+        let Asking { interest, terms } = asking;
+        let error = match extract::decode(&event.text, interest.program.plan(), supplied) {
+            Ok(object) => return self.offer(asking, &Shown::new(&object, event, holders), text),
+            Err(error) => error,
+        };
+        // Who does not want it does not miss it.
+        let judged = extract::decode(&event.text, &Plan::new([&interest.program.reads]), supplied);
+        match judged {
+            Ok(object) if !interest.program.filter.wants(&Candidate::new(&object), *terms) => {
+                self.offer(asking, &Shown::new(&object, event, holders), text)
+            }
+            Ok(_) | Err(_) => {
+                self.failed(interest, event, &crate::error::chain(&error));
+                false
+            }
         }
     }
 
@@ -439,6 +497,31 @@ mod tests {
         stage.store.holders(&Uid::new("u1"), &mut holders);
         assert_eq!(audience.concerned(&Candidate::new(&object), &holders, &mut places).count(), 1);
         assert_eq!(audience.holding(&holders).count(), 1);
+    }
+
+    #[test]
+    fn an_object_that_is_too_deep_for_one_target_is_read_by_those_that_do_not_go_there() {
+        let mut stage = Stage::new(Scope::Namespaced);
+        let terms = Terms { rules: [0].into_iter().collect(), ..Terms::default() };
+        stage.target("deep", &[("n", terms)], rules(&[Some("object.deep == [] || true")]));
+        stage.target("other", &[("n", Terms::default())], plain(&["b"], &[]));
+        stage.target("shallow", &[("n", Terms::default())], Filter::default());
+        let deep =
+            format!(r#"{{"metadata":{{"name":"a"}},"image":"i","deep":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        assert_eq!(stage.put("n", deep.leak()), ["shallow"]);
+        let failing = || -> Vec<usize> {
+            let counts =
+                |target: &Interest| stage.store.table(&target.key().namespace).target_counts(&target.key().name);
+            stage.interests.iter().map(|interest| counts(interest).failing).collect()
+        };
+        assert_eq!(failing(), [1, 0, 0]);
+        // Also where what is wanted cannot be read, and the object is not wanted.
+        stage.target("reads", &[("n", Terms::default())], plain(&["b"], &[]));
+        let image = format!(r#"{{"metadata":{{"name":"a"}},"image":{}{}}}"#, "[".repeat(500), "]".repeat(500));
+        assert_eq!(stage.put("n", image.leak()), Vec::<String>::new());
+        let failing =
+            |target: &Interest| stage.store.table(&target.key().namespace).target_counts(&target.key().name).failing;
+        assert_eq!(stage.interests.iter().map(|interest| failing(interest)).collect::<Vec<_>>(), [1, 0, 1, 0]);
     }
 
     #[test]

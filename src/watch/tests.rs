@@ -1,11 +1,13 @@
 //! Planner, drivers, dispatch, filter, extraction and store against an evaluation from scratch: random edits of objects,
-//! namespaces, targets and profiles, rights that come and go, and a server that fails in every way.
+//! namespaces and their labels, targets, cluster targets, profiles and scopes, rights that come and go, and a server that
+//! fails in every way.
 //!
 //! Meanwhile streams are namespaced or cluster-wide as it comes, and change over; whatever was lost or brought back by that
 //! would stand in the store at the end.
 
 mod cluster;
 mod replaced;
+mod wish;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
@@ -18,39 +20,16 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::api::v1alpha1::{KollectTargetSpec, LabelSelector, WatchMode};
-use crate::expr::Shape;
-use crate::extract::{Attribute, Extractor};
 use crate::model::{Gvk, Name, ObjectKey, Origin};
 use crate::store::Coverage;
 use crate::validate;
-use cluster::{Cluster, Thing};
+use cluster::Cluster;
+use wish::{Edition, Facts, Limit, NAMESPACES, TEAM, Wish, cluster_wish, facts, limit, wish};
 
-const NAMESPACES: [&str; 4] = ["a", "b", "c", "d"];
 const TARGETS: [&str; 3] = ["one", "two", "three"];
-const TEAM: &str = "team";
+const CLUSTER_TARGET: &str = "all";
 /// Longer than any pause of a driver, and than the time until a granted right is tried.
 const SETTLED: Duration = Duration::from_mins(5);
-
-/// What a namespace says of itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Facts {
-    team: u8,
-    consent: Consent,
-}
-
-/// What a target wants, as its user would say it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Wish {
-    included: Vec<usize>,
-    excluded: Option<usize>,
-    team: Option<u8>,
-    app: Option<u8>,
-    name: Option<u8>,
-    mode: WatchMode,
-    /// Which of two profiles.
-    doubled: bool,
-}
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -81,6 +60,22 @@ enum Step {
     Forget {
         target: usize,
     },
+    /// The cluster target changes, or goes.
+    ClusterTarget {
+        wish: Option<Wish>,
+    },
+    /// A profile reads something else.
+    Profile {
+        profile: usize,
+        edition: Edition,
+    },
+    /// The scope of the targets' namespace changes, or goes.
+    Scope {
+        limit: Option<Limit>,
+    },
+    ClusterScope {
+        limit: Option<Limit>,
+    },
     Permit {
         place: Option<usize>,
         permitted: bool,
@@ -104,25 +99,6 @@ struct World {
     paged: bool,
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
-    let namespaces = prop::collection::vec(0..NAMESPACES.len(), 0..3);
-    let (excluded, team) = (prop::option::weighted(0.3, 0..NAMESPACES.len()), prop::option::weighted(0.4, 0..2u8));
-    let (app, name) = (prop::option::weighted(0.3, 0..2u8), prop::option::weighted(0.2, 0..5u8));
-    let mode = prop_oneof![3 => Just(WatchMode::All), 1 => Just(WatchMode::OptIn)];
-    (namespaces, excluded, team, app, name, mode, any::<bool>()).prop_map(
-        |(mut included, excluded, team, app, name, mode, doubled)| {
-            included.sort_unstable();
-            included.dedup();
-            Wish { included, excluded, team, app, name, mode, doubled }
-        },
-    )
-}
-
-fn facts() -> impl Strategy<Value = Facts> {
-    let consent = prop_oneof![4 => Just(Consent::Unset), 1 => Just(Consent::Enabled), 1 => Just(Consent::Disabled)];
-    (0..2u8, consent).prop_map(|(team, consent)| Facts { team, consent })
-}
-
 fn step() -> impl Strategy<Value = Step> {
     let namespace = 0..NAMESPACES.len();
     prop_oneof![
@@ -133,6 +109,11 @@ fn step() -> impl Strategy<Value = Step> {
         1 => namespace.clone().prop_map(|namespace| Step::Vanish { namespace }),
         4 => (0..TARGETS.len(), wish()).prop_map(|(target, wish)| Step::Target { target, wish }),
         1 => (0..TARGETS.len()).prop_map(|target| Step::Forget { target }),
+        2 => prop::option::weighted(0.8, cluster_wish()).prop_map(|wish| Step::ClusterTarget { wish }),
+        2 => (0..2usize, prop_oneof![Just(Edition::Value), Just(Edition::Twice)])
+            .prop_map(|(profile, edition)| Step::Profile { profile, edition }),
+        2 => prop::option::of(limit()).prop_map(|limit| Step::Scope { limit }),
+        2 => prop::option::of(limit()).prop_map(|limit| Step::ClusterScope { limit }),
         2 => (prop::option::of(namespace), any::<bool>()).prop_map(|(place, permitted)| Step::Permit { place, permitted }),
         2 => Just(Step::Cut),
         1 => Just(Step::Compact),
@@ -153,6 +134,31 @@ fn world() -> impl Strategy<Value = World> {
     })
 }
 
+/// A target, and the program that it has by now.
+struct Asked {
+    wish: Wish,
+    compiled: Option<(Edition, Arc<Program>)>,
+}
+
+impl Asked {
+    /// Takes a new wish; the program stays when it would be the same.
+    fn of(wish: &Wish, before: Option<Self>) -> Self {
+        let compiled = before.and_then(|before| {
+            let same = |(edition, _): &(Edition, _)| before.wish.origin(*edition) == wish.origin(*edition);
+            before.compiled.filter(same)
+        });
+        Self { wish: wish.clone(), compiled }
+    }
+
+    fn program(&mut self, profiles: [Edition; 2]) -> Arc<Program> {
+        let edition = profiles[self.wish.profile];
+        if self.compiled.as_ref().is_none_or(|(of, _)| *of != edition) {
+            self.compiled = Some((edition, Arc::new(self.wish.compile(edition))));
+        }
+        self.compiled.as_ref().unwrap().1.clone()
+    }
+}
+
 /// The stage with everything in front of it played by the test.
 struct Bench {
     cluster: Cluster,
@@ -160,7 +166,13 @@ struct Bench {
     watch: Arc<WatchSet>,
     resource: Arc<Resource>,
     namespaces: BTreeMap<Namespace, Facts>,
-    targets: BTreeMap<usize, (Wish, Arc<Program>)>,
+    profiles: [Edition; 2],
+    scope: Option<Limit>,
+    cluster_scope: Option<Limit>,
+    targets: BTreeMap<usize, Asked>,
+    cluster_target: Option<Asked>,
+    /// Where the cluster target is registered.
+    places: BTreeSet<Namespace>,
     _tasks: JoinSet<()>,
     _stop: tokio_util::sync::DropGuard,
 }
@@ -194,7 +206,12 @@ impl Bench {
             watch,
             resource: Arc::new(resource),
             namespaces: BTreeMap::new(),
+            profiles: [Edition::Value, Edition::Twice],
+            scope: None,
+            cluster_scope: None,
             targets: BTreeMap::new(),
+            cluster_target: None,
+            places: BTreeSet::new(),
             _tasks: tasks,
             _stop: stop.drop_guard(),
         }
@@ -226,16 +243,30 @@ impl Bench {
                 self.reconcile();
             }
             Step::Target { target, wish } => {
-                let kept = self.targets.remove(target).filter(|(before, _)| program_of(before) == program_of(wish));
-                let program = kept.map_or_else(|| Arc::new(compile(wish)), |(_, program)| program);
-                self.targets.insert(*target, (wish.clone(), program));
+                let before = self.targets.remove(target);
+                self.targets.insert(*target, Asked::of(wish, before));
                 self.reconcile();
             }
             Step::Forget { target } => {
-                let key = key(*target);
                 self.targets.remove(target);
-                self.watch.remove(&key);
-                self.store.unregister(&key.namespace, &key.name);
+                self.withdraw(&key(*target));
+            }
+            Step::ClusterTarget { wish } => {
+                let before = self.cluster_target.take();
+                self.cluster_target = wish.as_ref().map(|wish| Asked::of(wish, before));
+                self.reconcile();
+            }
+            Step::Profile { profile, edition } => {
+                self.profiles[*profile] = *edition;
+                self.reconcile();
+            }
+            Step::Scope { limit } => {
+                self.scope.clone_from(limit);
+                self.reconcile();
+            }
+            Step::ClusterScope { limit } => {
+                self.cluster_scope.clone_from(limit);
+                self.reconcile();
             }
             Step::Permit { place, permitted } => self.cluster.permit(place.map(|place| NAMESPACES[place]), *permitted),
             Step::Cut => self.cluster.cut(),
@@ -246,54 +277,106 @@ impl Bench {
     }
 
     /// Does what the control stage does when something of ours or a namespace changed.
-    fn reconcile(&self) {
-        for (target, (wish, program)) in &self.targets {
-            let spec = spec(wish);
-            let filter = validate::target(&spec).unwrap();
-            let namespaces: BTreeMap<Namespace, Terms> = self
-                .namespaces
-                .iter()
-                .filter(|(name, facts)| filter.namespaces().matches(name, &labels_of(**facts)))
-                .map(|(name, facts)| (name.clone(), Terms { consent: facts.consent, ..Terms::default() }))
-                .collect();
-            let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() };
-            let target = self.store.register(Origin { target: key(*target), gvk });
-            target.cover(&Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())));
-            self.watch.set(Interest {
-                target,
-                resource: self.resource.clone(),
-                program: program.clone(),
-                namespaces: Arc::new(namespaces),
-            });
+    fn reconcile(&mut self) {
+        let mut targets = std::mem::take(&mut self.targets);
+        let ceiling = self.scope.as_ref().map(Limit::ceiling).unwrap_or_default();
+        for (target, asked) in &mut targets {
+            let spec = asked.wish.spec();
+            let matched = self.matched(validate::target(&spec).unwrap().namespaces());
+            let key = key(*target);
+            let allowed = ceiling.allows_kinds(&spec.resource_rules, Some(&gvk()));
+            if allowed
+                .and_then(|()| ceiling.allows_reach(&key.namespace, &spec.included_namespaces, matched.keys()))
+                .is_err()
+            {
+                self.withdraw(&key);
+                continue;
+            }
+            self.register(key, asked.program(self.profiles), matched);
+        }
+        self.targets = targets;
+        self.reconcile_cluster_target();
+    }
+
+    fn reconcile_cluster_target(&mut self) {
+        let mut before = std::mem::take(&mut self.places);
+        if let Some(mut asked) = self.cluster_target.take() {
+            let ceiling = self.cluster_scope.as_ref().map(Limit::cluster_ceiling).unwrap_or_default();
+            let spec = asked.wish.cluster_spec();
+            let matched = self.matched(validate::cluster_target(&spec).unwrap().intent().namespaces());
+            if ceiling.limits().allows_kinds(&spec.resource_rules, Some(&gvk())).is_ok() {
+                let program = asked.program(self.profiles);
+                for (namespace, terms) in ceiling.limits().narrow(&matched) {
+                    let key = ObjectKey::new(namespace.clone(), Name::new(CLUSTER_TARGET));
+                    self.register(key, program.clone(), BTreeMap::from([(namespace.clone(), terms)]));
+                    before.remove(&namespace);
+                    self.places.insert(namespace);
+                }
+            }
+            self.cluster_target = Some(asked);
+        }
+        for namespace in before {
+            self.withdraw(&ObjectKey::new(namespace, Name::new(CLUSTER_TARGET)));
         }
     }
 
-    fn rows(&self) -> BTreeSet<String> {
-        let table = self.store.table(&Namespace::new(TEAM));
-        let row = |row: &crate::model::Row| {
-            let attributes = String::from_utf8_lossy(row.body.attributes()).into_owned();
-            format!("{} {} {} {attributes}", row.origin.target.name, row.namespace, row.uid)
-        };
-        table.rows().iter().map(row).collect()
+    fn matched(&self, filter: &validate::NamespaceFilter) -> BTreeMap<Namespace, Terms> {
+        let there = self.namespaces.iter().filter(|(name, facts)| filter.matches(name, &facts.labels()));
+        there.map(|(name, facts)| (name.clone(), Terms { consent: facts.consent, ..Terms::default() })).collect()
     }
 
-    /// What the rows are by the cluster, the namespaces and the wishes of this moment, and nothing else.
+    fn register(&self, key: TargetKey, program: Arc<Program>, namespaces: BTreeMap<Namespace, Terms>) {
+        let target = self.store.register(Origin { target: key, gvk: gvk() });
+        target.cover(&Coverage::Namespaces(Arc::new(namespaces.keys().cloned().collect())));
+        let resource = self.resource.clone();
+        self.watch.set(Interest { target, resource, program, namespaces: Arc::new(namespaces) });
+    }
+
+    fn withdraw(&self, key: &TargetKey) {
+        self.watch.remove(key);
+        self.store.unregister(&key.namespace, &key.name);
+    }
+
+    fn rows(&self) -> BTreeSet<String> {
+        let tables = NAMESPACES.into_iter().chain([TEAM]).map(|namespace| self.store.table(&Namespace::new(namespace)));
+        let row = |row: &crate::model::Row| {
+            let attributes = String::from_utf8_lossy(row.body.attributes()).into_owned();
+            format!("{} {} {} {attributes}", row.origin.target, row.namespace, row.uid)
+        };
+        tables.flat_map(|table| table.rows().iter().map(row).collect::<Vec<_>>()).collect()
+    }
+
+    /// What the rows are by the cluster, the namespaces, the wishes and the limits of this moment, and nothing else.
     fn evaluated(&self) -> BTreeSet<String> {
+        let within = |asked: &Asked| asked.wish.is_within(self.scope.as_ref(), &self.namespaces);
+        let targets = self.targets.iter().filter(|(_, asked)| within(asked));
+        let targets: Vec<_> = targets.map(|(target, asked)| (asked, TEAM, TARGETS[*target])).collect();
         let mut rows = BTreeSet::new();
-        for (target, (wish, _)) in &self.targets {
-            for ((namespace, name), thing) in self.cluster.things() {
-                let facts = self.namespaces.get(namespace.as_str());
-                if facts.is_some_and(|facts| wish.wants(&namespace, *facts, &name, &thing)) {
-                    let attributes = if wish.doubled {
-                        format!(r#"{{"twice":{}}}"#, u16::from(thing.value) * 2)
-                    } else {
-                        format!(r#"{{"value":{}}}"#, thing.value)
+        for ((namespace, name), thing) in self.cluster.things() {
+            let Some(facts) = self.namespaces.get(namespace.as_str()) else { continue };
+            let limit = self.cluster_scope.as_ref();
+            let permitted = limit.is_none_or(|limit| limit.has_kind() && limit.has(&namespace));
+            let everywhere = self.cluster_target.iter().filter(|_| permitted);
+            let everywhere = everywhere.map(|asked| (asked, &*namespace, CLUSTER_TARGET));
+            for (Asked { wish, .. }, home, target) in targets.iter().copied().chain(everywhere) {
+                if wish.wants(&namespace, *facts, &name, &thing) {
+                    let attributes = match self.profiles[wish.profile] {
+                        Edition::Twice => format!(r#"{{"twice":{}}}"#, u16::from(thing.value) * 2),
+                        Edition::Value => format!(r#"{{"value":{}}}"#, thing.value),
                     };
-                    rows.insert(format!("{} {namespace} {} {attributes}", TARGETS[*target], thing.uid));
+                    rows.insert(format!("{home}/{target} {namespace} {} {attributes}", thing.uid));
                 }
             }
         }
         rows
+    }
+
+    /// Returns the registrations that no scope stands in the way of.
+    fn registered(&self) -> Vec<TargetKey> {
+        let within = |asked: &Asked| asked.wish.is_within(self.scope.as_ref(), &self.namespaces);
+        let targets = self.targets.iter().filter(|(_, asked)| within(asked)).map(|(target, _)| key(*target));
+        let everywhere = self.places.iter().map(|place| ObjectKey::new(place.clone(), Name::new(CLUSTER_TARGET)));
+        targets.chain(everywhere).collect()
     }
 
     /// Gives every right back, and waits until everything is known.
@@ -301,66 +384,17 @@ impl Bench {
         self.cluster.permit_all();
         self.cluster.fail(0);
         tokio::time::sleep(SETTLED).await;
-        let table = self.store.table(&Namespace::new(TEAM));
-        for target in self.targets.keys() {
-            let counts = table.target_counts(&Name::new(TARGETS[*target]));
-            prop_assert!(counts.whole, "{} knows nothing of {:?}", TARGETS[*target], counts.unknown);
+        for TargetKey { namespace, name } in self.registered() {
+            let counts = self.store.table(&namespace).target_counts(&name);
+            prop_assert!(counts.whole, "{namespace}/{name} knows nothing of {:?}", counts.unknown);
         }
         prop_assert_eq!(self.rows(), self.evaluated());
         Ok(())
     }
 }
 
-impl Wish {
-    fn wants(&self, namespace: &str, facts: Facts, name: &str, thing: &Thing) -> bool {
-        let at = |index: &usize| NAMESPACES[*index] == namespace;
-        let here = (self.included.is_empty() || self.included.iter().any(at))
-            && !self.excluded.iter().any(at)
-            && self.team.is_none_or(|team| team == facts.team);
-        let labelled = self.app.is_none_or(|app| thing.labels.get("app") == Some(&app.to_string()));
-        let named = self.name.is_none_or(|wanted| format!("n{wanted}") == name);
-        let consents = match (thing.labels.get(WATCH_LABEL).map(String::as_str), facts.consent, self.mode) {
-            (Some(word), _, _) => word == "enabled",
-            (None, Consent::Disabled, _) | (None, Consent::Unset, WatchMode::OptIn) => false,
-            (None, Consent::Enabled, _) | (None, Consent::Unset, WatchMode::All) => true,
-        };
-        here && labelled && named && consents
-    }
-}
-
-/// What a program is made from; namespaces are no part of it.
-fn program_of(wish: &Wish) -> (Option<u8>, Option<u8>, WatchMode, bool) {
-    (wish.app, wish.name, wish.mode, wish.doubled)
-}
-
-fn compile(wish: &Wish) -> Program {
-    let (name, path) = if wish.doubled { ("twice", "$.twice") } else { ("value", "$.value") };
-    let attribute = Attribute { name: name.into(), path: path.into(), shape: Shape::Any, optional: false };
-    let extractor = Extractor::compile(&[attribute], &[]).unwrap();
-    let target = validate::target(&spec(wish)).unwrap();
-    let choice = Choice::Plain { names: target.names().clone(), labels: target.labels().clone() };
-    Program::new(Filter { choice, mode: target.watch_mode() }, extractor)
-}
-
-fn spec(wish: &Wish) -> KollectTargetSpec {
-    let selector = |key: &str, value: u8| LabelSelector {
-        match_labels: BTreeMap::from([(key.to_owned(), value.to_string())]),
-        ..LabelSelector::default()
-    };
-    KollectTargetSpec {
-        profile_ref: "things".to_owned(),
-        included_namespaces: wish.included.iter().map(|index| NAMESPACES[*index].to_owned()).collect(),
-        excluded_namespaces: wish.excluded.iter().map(|index| NAMESPACES[*index].to_owned()).collect(),
-        namespace_selector: wish.team.map(|team| selector("team", team)),
-        label_selector: wish.app.map(|app| selector("app", app)),
-        names: wish.name.iter().map(|name| format!("n{name}")).collect(),
-        watch_mode: wish.mode,
-        ..KollectTargetSpec::default()
-    }
-}
-
-fn labels_of(facts: Facts) -> BTreeMap<String, String> {
-    BTreeMap::from([("team".to_owned(), facts.team.to_string())])
+fn gvk() -> Gvk {
+    Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() }
 }
 
 fn key(target: usize) -> TargetKey {
@@ -371,18 +405,9 @@ fn key(target: usize) -> TargetKey {
 async fn streams_that_change_over_lose_nothing_and_bring_nothing_back() {
     let world = World { max_namespaced: 2, max_connections: 2, cluster_wide: ClusterWide::Allowed, paged: false };
     let mut bench = Bench::new(&world);
-    let plain = Wish {
-        included: Vec::new(),
-        excluded: None,
-        team: None,
-        app: None,
-        name: None,
-        mode: WatchMode::All,
-        doubled: false,
-    };
     let over = |namespaces: &[usize]| Step::Target {
         target: 0,
-        wish: Wish { included: namespaces.to_vec(), ..plain.clone() },
+        wish: Wish { included: namespaces.to_vec(), ..Wish::default() },
     };
     let put = |namespace, name, value| Step::Put { namespace, name, value, app: 0, watch: 5 };
     let wait = Step::Wait { ms: 60_000 };

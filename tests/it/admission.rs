@@ -216,6 +216,36 @@ fn said_to_people(stage: &Stage) {
     assert!(said.contains(&format!("KollectSnapshotSink {namespace}/s: spec.")), "{said}");
     assert!(said.contains("spec.git.branch: \"a//b\" must not"), "{said}");
     assert!(said.contains("spec.options.myToken: looks like a credential;"), "{said}");
+
+    // What is legal and does less than it seems to (V-P14, V-K14, V-K15).
+    let profile = format!(
+        "apiVersion: kollect.dev/v1alpha1\nkind: KollectProfile\nmetadata: {{name: p, namespace: {namespace}}}\nspec:\n  \
+         targetGVK: {{version: v1, kind: Pod}}\n  \
+         attributes: [{{name: a, path: '$.status.conditions[?(@.type==\"Ready\")].status'}}]\n"
+    );
+    for (manifest, warning) in [
+        (profile, "Warning: spec.attributes[0].path: a comparison in a filter"),
+        (
+            sink("{type: git, endpoint: 'https://git.example.com/x.git'}"),
+            "Warning: spec.serialization.format: is not set",
+        ),
+        (sink("{type: git, serialization: {format: json}}"), "Warning: spec.endpoint: is missing"),
+    ] {
+        let said = warned(stage, &manifest);
+        assert!(said.contains(warning), "{said}");
+    }
+}
+
+/// Returns what `kubectl` prints beside its answer when a manifest is taken.
+fn warned(stage: &Stage, manifest: &str) -> String {
+    let path = stage.ground.lab().dir().join("warned.yaml");
+    std::fs::write(&path, manifest).unwrap();
+    let mut kubectl = std::process::Command::new(Tool::Kubectl.path().unwrap());
+    kubectl.arg("--kubeconfig").arg(stage.ground.api().admin_kubeconfig());
+    let output = kubectl.args(["apply", "--dry-run=server", "-f"]).arg(&path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    said
 }
 
 /// With nobody to answer, a change is refused, and whatever is deleted goes, finalizers and all.
@@ -260,14 +290,17 @@ async fn conditions_say_it(stage: &Stage, rules: &[Rule]) {
     }
 }
 
-/// A pair that somebody brings is used, and the one that takes its place while the operator serves.
+/// A pair that somebody brings is used, and the one that takes its place while the operator serves. That one works for a
+/// team, which has no cluster kinds (V-X1).
 async fn files_are_exchanged(stage: &Stage) {
     let dir = stage.ground.lab().dir().join("pair");
     std::fs::create_dir_all(&dir).unwrap();
     let believed =
         stage.kubectl(&["-n", NAMESPACE, "get", "secret", SECRET, "-o", "jsonpath={.data.ca\\.crt}"]).unwrap();
     bring(stage, &dir);
-    let options = stage.options(stage.port, &[&format!("--webhook-cert-path={}", dir.display())]);
+    let own = format!("--watch-namespaces={},{}", stage.ground.namespace, stage.limited);
+    let pair = format!("--webhook-cert-path={}", dir.display());
+    let options = stage.options(stage.port, &[&pair, "--tenant-mode", &own]);
     let operator = stage.ground.start_operator(&options).await;
     stage.answered(&[&operator]).await;
     bring(stage, &dir);
@@ -275,6 +308,10 @@ async fn files_are_exchanged(stage: &Stage) {
     assert!(operator.log().unwrap().contains("serving certificate renewed"));
     let after = stage.kubectl(&["-n", NAMESPACE, "get", "secret", SECRET, "-o", "jsonpath={.data.ca\\.crt}"]).unwrap();
     assert_eq!(after, believed, "the Secret of others was written");
+    for rule in rules().iter().filter(|rule| matches!(rule.number, "V-T11" | "V-I13")) {
+        let refused = stage.ask(rule, &rule.good).await.unwrap_err().to_string();
+        assert!(refused.contains("(--tenant-mode)"), "{refused}");
+    }
 }
 
 /// Writes a new pair, and has the API server believe this one and no other.

@@ -9,6 +9,7 @@ mod interval;
 mod leaving;
 mod ledger;
 mod restart;
+mod roll_up;
 mod ssh;
 mod unknown;
 

@@ -10,7 +10,6 @@ use crate::api::v1alpha1::conditions::reasons;
 use crate::api::v1alpha1::{KollectProfileSpec, KollectTargetSpec};
 use crate::control::Shelves;
 use crate::model::{Gvk, Namespace, TargetKey};
-use crate::validate::FieldPath;
 use crate::validate::scope::{Ceiling, Denial};
 
 /// The limits of one target.
@@ -31,23 +30,14 @@ impl Limits {
         Ok(Self(limits))
     }
 
-    /// Checks the namespaces that a target asks for, those that it names whether they are there or not. Where nothing is asked for by name, as by a target of a cluster-scoped
-    /// kind, its own namespace stands for it.
+    /// Checks the namespaces that a target asks for.
     pub(super) fn allow<V>(
         &self,
         key: &TargetKey,
         spec: &KollectTargetSpec,
         matched: &BTreeMap<Namespace, V>,
     ) -> Result<(), Refusal> {
-        let root = FieldPath::spec();
-        let named: Vec<Namespace> = spec.included_namespaces.iter().map(|name| Namespace::new(name.as_str())).collect();
-        self.0.allows_namespaces(&root.field("includedNamespaces"), &named)?;
-        if matched.is_empty() {
-            self.0.allows_namespaces(&root, [&key.namespace])?;
-        } else if named.is_empty() {
-            self.0.allows_namespaces(&root.field("namespaceSelector"), matched.keys())?;
-        }
-        Ok(())
+        Ok(self.0.allows_reach(&key.namespace, &spec.included_namespaces, matched.keys())?)
     }
 }
 

@@ -188,6 +188,10 @@ fn cel_rows_of_the_table() {
             "cel:object.C.filter(c, has(c.cpu)).map(c, {'n': c.name, 'p': has(c.ports)})",
             r#"[{"n":"app","p":true},{"n":"sidecar","p":false}]"#,
         ),
+        (
+            "cel:object.C.filter(c, has(c.cpu))",
+            r#"[{"cpu":2,"image":"app:1.0","name":"app","ports":[{"containerPort":80},{"containerPort":443}]},{"cpu":5,"image":"sidecar:2.0","name":"sidecar"}]"#,
+        ),
         ("cel:object.spec.one.filter(c, has(c.image))", r#"[{"image":"solo:1"}]"#),
         ("cel:[object.spec.nothing, {'a': [1u, b'x']}]", r#"[null,{"a":[1,"eA=="]}]"#),
         ("cel:{'n': object.metadata.name}", r#"{"n":"web"}"#),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::{FieldPath, Findings};
+use super::super::{FieldErrors, FieldPath, Findings};
 use crate::api::v1alpha1::KollectProfileSpec;
 use crate::api::v1alpha1::profile::ExportMode;
 use crate::expr::{self, Program, Shape};
@@ -31,9 +31,20 @@ pub enum SecretContent {
 /// Tells whether a profile asks for more of core Secrets than it consents to: it never did, or no longer does.
 #[must_use]
 pub fn lacks_secret_consent(spec: &KollectProfileSpec, annotations: Option<&BTreeMap<String, String>>) -> bool {
+    secret_consent(spec, annotations).is_err()
+}
+
+/// Checks the consent of a profile over core Secrets, and nothing else of it.
+///
+/// # Errors
+/// Terminal, with everything that it asks for and does not consent to.
+pub fn secret_consent(
+    spec: &KollectProfileSpec,
+    annotations: Option<&BTreeMap<String, String>>,
+) -> Result<(), FieldErrors> {
     let mut findings = Findings::default();
     check(&mut findings, spec, annotations);
-    findings.give(()).is_err()
+    findings.give(())
 }
 
 /// Checks what a profile asks for against what it consents to; nothing else is among the findings.

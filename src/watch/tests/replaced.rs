@@ -60,22 +60,14 @@ impl Api for Stuck {
 
 /// The only target asks for these labels from now on.
 fn want(watch: &WatchSet, store: &Store, app: u8) -> Interest {
-    let wish = Wish {
-        included: Vec::new(),
-        excluded: None,
-        team: None,
-        app: Some(app),
-        name: None,
-        mode: WatchMode::All,
-        doubled: false,
-    };
+    let wish = Wish { app: Some(app), ..Wish::default() };
     let resource =
         Resource { group: "".into(), version: "v1".into(), plural: "things".into(), scope: Scope::Namespaced };
     let gvk = Gvk { group: "".into(), version: "v1".into(), kind: "Thing".into() };
     let interest = Interest {
         target: store.register(Origin { target: key(0), gvk }),
         resource: Arc::new(resource),
-        program: Arc::new(compile(&wish)),
+        program: Arc::new(wish.compile(Edition::Value)),
         namespaces: Arc::new(BTreeMap::from([(Namespace::new("a"), Terms::default())])),
     };
     watch.set(interest.clone());

@@ -125,6 +125,18 @@ fn targets() -> Vec<Rule> {
         said("V-T4", rules(json!({"gvk": pod, "matchPolicy": "object."})), "spec.resourceRules[0].matchPolicy"),
         of("V-T5", target(json!({"watchMode": "Some"})), "spec.watchMode", Schema),
         cluster("V-T2 cluster", json!({"includedNamespaces": ["a", "a"]}), "spec.includedNamespaces[1]"),
+        cluster("V-T3 cluster", json!({"resourceRules": [{"gvk": {"version": "", "kind": "Pod"}}]}), "version"),
+        rule(
+            "V-T4 cluster",
+            Kind::ClusterTarget,
+            Open,
+            [
+                everywhere.clone(),
+                with(&everywhere, &json!({"resourceRules": [{"gvk": pod, "matchPolicy": "object."}]})),
+            ],
+            "spec.resourceRules[0].matchPolicy",
+            Condition("spec.resourceRules[0].matchPolicy"),
+        ),
         cluster("V-T10 name", json!({"profileRef": {"name": "a/b", "namespace": "n"}}), "spec.profileRef.name"),
         cluster("V-T10 namespace", json!({"profileRef": {"name": "p"}}), "spec.profileRef.namespace"),
         cluster("V-T11", json!({"namespaceSelector": {}}), "spec.namespaceSelector"),
@@ -171,7 +183,7 @@ fn inventories() -> Vec<Rule> {
             "V-I7 cluster",
             refs(&[json!({"name": "a", "maxExportBytes": 9_000_000})]),
             "spec.databaseSinkRefs[0].maxExportBytes: 9000000 is out of range",
-            Nobody,
+            Condition("spec.databaseSinkRefs[0].maxExportBytes: 9000000 is out of range"),
         ),
         cluster_without(
             "labels of a roll-up",
@@ -267,9 +279,13 @@ fn limits_of_intervals_and_sinks() -> Vec<Rule> {
         let refs = json!([{"name": "pg", "exportMinInterval": interval}]);
         json!({"exportMinInterval": "1m", "databaseSinkRefs": refs})
     };
+    let own = |interval: &str| json!({"exportMinInterval": interval, "databaseSinkRefs": [{"name": "pg"}]});
     let rollup = |sink: &str, namespace: &str| {
         let refs = json!([{ "name": sink }]);
         json!({"namespaceSelector": selector, "sinkNamespace": namespace, "databaseSinkRefs": refs})
+    };
+    let of_profile = |namespace: &str| {
+        with(&rollup("pg", "platform"), &json!({"profileRef": {"name": "p", "namespace": namespace}}))
     };
     let sink = |interval: &str| {
         let postgres = json!({"databaseRef": {"name": "s"}, "table": "t"});
@@ -282,6 +298,22 @@ fn limits_of_intervals_and_sinks() -> Vec<Rule> {
             Limited,
             [inventory("2m"), inventory("0s")],
             "spec.databaseSinkRefs[0].exportMinInterval: 0s is below 1m0s",
+            Nobody,
+        ),
+        rule(
+            "V-I8 own",
+            Kind::Inventory,
+            Limited,
+            [own("30s"), own("20s")],
+            "spec.exportMinInterval: 20s is below 1m0s",
+            Nobody,
+        ),
+        rule(
+            "V-I16 profile",
+            Kind::ClusterInventory,
+            Limited,
+            [of_profile("platform"), of_profile("other")],
+            "spec.profileRef.namespace: namespace",
             Nobody,
         ),
         rule(
@@ -369,6 +401,12 @@ fn sinks() -> Vec<Rule> {
             "--allow-private-sinks",
             Condition("--allow-private-sinks"),
         ),
+        git(
+            "V-K13 unasked",
+            json!({"endpoint": "https://10.0.0.1/x.git", "connectionTest": false}),
+            "--allow-private-sinks",
+            Condition("spec.endpoint: host \\\"10.0.0.1\\\""),
+        ),
         rule(
             "V-K13 brokers",
             Kind::EventSink,
@@ -386,9 +424,11 @@ fn scopes_and_tests() -> Vec<Rule> {
         rule(number, kind, Open, [good, bad], says, without)
     };
     let probe = |number, sink: Value, says| {
-        let good = json!({"sinkRef": {"databaseSinkRef": "pg"}});
+        let good = json!({"sinkRef": {"databaseSinkRef": "pg"}, "profileRef": "p"});
         rule(number, Kind::ConnectionTest, Open, [good, json!({ "sinkRef": sink })], says, Schema)
     };
+    let with_profile = json!({"sinkRef": {"databaseSinkRef": "pg"}, "profileRef": "a/b"});
+    let good = json!({"sinkRef": {"databaseSinkRef": "pg"}});
     let blank = json!({"allowedGVKs": [{"version": " ", "kind": "Pod"}]});
     vec![
         scope("V-S1", Kind::Scope, blank.clone(), "spec.allowedGVKs[0].version", Nobody),
@@ -399,5 +439,6 @@ fn scopes_and_tests() -> Vec<Rule> {
         probe("V-C1 none", json!({}), "exactly one"),
         probe("V-C1 two", json!({"databaseSinkRef": "a", "eventSinkRef": "b"}), "exactly one"),
         probe("V-C2", json!({"databaseSinkRef": "a/b"}), "spec.sinkRef.databaseSinkRef"),
+        rule("V-C2 profile", Kind::ConnectionTest, Open, [good, with_profile], "spec.profileRef", Schema),
     ]
 }
