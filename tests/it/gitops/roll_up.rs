@@ -52,7 +52,7 @@ async fn a_cluster_inventory_has_files_of_its_own_and_takes_them_along() {
             let document = Bench::files(&bench.document)?;
             let mut have = items(document.get(&documents[0]).context("no document")?)?;
             have.sort();
-            let want = bench.objects()?;
+            let want = bench.job.objects()?;
             ensure!(have == want, "want {want:?}\nhave {have:?}");
             for (repository, before) in bench.both().into_iter().zip(before) {
                 let log = Bench::log(repository).len() - before;
