@@ -1,6 +1,7 @@
 //! Streams and buckets end to end: the operator as a process, a real API server, NATS and S3, both behind a network that
-//! may be cut. One inventory is sent to a stream of changes, a stream of snapshots, and a bucket in two formats. What is
-//! there is read past the operator: by a [`Reader`], from the folder of the bucket, by `DuckDB`.
+//! may be cut. One inventory is sent to a stream of changes, a stream of snapshots, and a bucket in two formats; where a
+//! test asks for it, to a topic of Kafka as well. What is there is read past the operator: by a [`Reader`], from the folder of
+//! the bucket, by `DuckDB`.
 
 mod broken;
 mod faults;
@@ -13,6 +14,8 @@ use std::process::Command;
 use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
+use kollect::export::event::Header;
+use kollect::lab::kafka::{Kafka, Way};
 use kollect::lab::nats::{NatsOptions, NatsServer, Somebody};
 use kollect::lab::object::{ACCESS_KEY, ObjectServer, Protocol, SECRET_KEY};
 use kollect::lab::operator::OperatorOptions;
@@ -28,7 +31,7 @@ use crate::support::part_or_skip;
 const USER: &str = "kollect";
 const PASSWORD: &str = "0123456789";
 const BUCKET: &str = "inv";
-/// The stream of changes, and its subject.
+/// The stream of changes, its subject, and the topic of changes.
 const CHANGES: &str = "changes";
 /// The stream of snapshots, and its subject.
 const WHOLE: &str = "whole";
@@ -47,6 +50,7 @@ struct Bench {
     job: Job,
     nats: NatsServer,
     store: ObjectServer,
+    kafka: Option<Kafka>,
     /// Between the operator and the broker.
     to_nats: Proxy,
     /// Between the operator and the store.
@@ -67,9 +71,26 @@ impl Bench {
         let nats = NatsServer::start(dir, NatsOptions { login, ..NatsOptions::default() }, guard).await;
         let nats = part_or_skip(nats)?;
         let (to_nats, to_store) = (Proxy::start(nats.port()).await.unwrap(), Proxy::start(store.port()).await.unwrap());
-        let bench = Self { job, nats, store, to_nats, to_store, python, rounds: 0 };
+        let bench = Self { job, nats, store, kafka: None, to_nats, to_store, python, rounds: 0 };
         bench.job.apply(&bench.manifests()).unwrap();
         Some(bench)
+    }
+
+    /// The same with a topic of three partitions.
+    async fn with_topic(name: &str) -> Option<Self> {
+        let bench = Self::new(name).await?;
+        let (dir, guard) = (bench.job.ground.lab().dir(), bench.job.ground.lab().guard());
+        let kafka = part_or_skip(Kafka::start(dir, guard).await)?;
+        kafka.topics().create(CHANGES, 3, &[("cleanup.policy", "compact")]).await.unwrap();
+        let (namespace, broker) = (bench.job.namespace(), kafka.broker(Way::Plain));
+        let topic = format!(
+            "apiVersion: kollect.dev/v1alpha1\nkind: KollectEventSink\nmetadata: {{name: topic, namespace: {namespace}}}\n\
+             spec: {{type: kafka, cluster: test, kafka: {{brokers: ['{broker}'], topic: {CHANGES}, mode: Changes}}}}\n"
+        );
+        bench.job.apply(&topic).unwrap();
+        let sinks = r#"{"spec":{"eventSinkRefs":[{"name":"changes"},{"name":"whole"},{"name":"topic"}]}}"#;
+        bench.job.patch("kinv/all", sinks);
+        Some(Self { kafka: Some(kafka), ..bench })
     }
 
     fn manifests(&self) -> String {
@@ -132,7 +153,9 @@ impl Bench {
     }
 
     async fn synced(&self, operator: &Operator) {
-        self.job.synced(operator, &SINKS).await;
+        let topic = self.kafka.as_ref().map(|_| "event/topic");
+        let sinks: Vec<&str> = SINKS.into_iter().chain(topic).collect();
+        self.job.synced(operator, &sinks).await;
     }
 
     async fn somebody(&self) -> Somebody {
@@ -143,6 +166,14 @@ impl Bench {
     async fn read(&self, stream: &str) -> Result<Reader> {
         let messages = self.nats.somebody().await?.messages(stream, stream).await?;
         Reader::of(messages.into_iter().filter_map(|message| Some((message.header?, message.value))))
+    }
+
+    /// Reads what was committed to the topic.
+    async fn read_topic(&self, kafka: &Kafka) -> Result<Reader> {
+        let records = kafka.topics().committed(CHANGES).await?;
+        Reader::of(records.into_iter().filter_map(|record| {
+            Some((Header::read(|name| record.header(name)).ok()?, record.value.unwrap_or_default()))
+        }))
     }
 
     /// Returns the document of the bucket, if there is one.
@@ -175,6 +206,9 @@ impl Bench {
         for stream in [CHANGES, WHOLE] {
             self.read(stream).await?.has(want).context(stream)?;
         }
+        if let Some(kafka) = &self.kafka {
+            self.read_topic(kafka).await?.has(want).context("in the topic")?;
+        }
         same(want, &self.columns().await?).context("in the file")
     }
 
@@ -191,9 +225,12 @@ impl Bench {
         });
     }
 
-    /// Returns all that was ever written: the ends of both streams, and each object with the time of its last write.
+    /// Returns all that was ever written: the ends of streams and topic, and each object with the time of its last write.
     async fn written(&self) -> (Vec<Value>, BTreeMap<String, SystemTime>) {
         let mut ends = Vec::new();
+        if let Some(kafka) = &self.kafka {
+            ends.push(kafka.topics().read(CHANGES, "read_uncommitted").await.unwrap().len().into());
+        }
         for stream in [CHANGES, WHOLE] {
             ends.push(self.info(stream).await["state"]["last_seq"].clone());
         }

@@ -17,7 +17,7 @@ const BETWEEN: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_the_next_process_brings_streams_and_bucket_to_the_cluster() {
-    let Some(bench) = Bench::new("streams-kill").await else { return };
+    let Some(bench) = Bench::with_topic("streams-kill").await else { return };
     let client = &bench.job.ground.client;
     let load = Load { rate: Some(30.0), ..Job::load(3, 20) };
     load.create(client).await.unwrap();
@@ -50,6 +50,7 @@ async fn killed_at_any_moment_the_next_process_brings_streams_and_bucket_to_the_
     for stream in [CHANGES, WHOLE] {
         bench.read(stream).await.unwrap().is_flawless().unwrap();
     }
+    bench.read_topic(bench.kafka.as_ref().unwrap()).await.unwrap().is_terse().unwrap();
 
     // Killed again with nothing to do: the next process looks at all of it, and writes nothing.
     operator.kill9().await.unwrap();
