@@ -54,20 +54,17 @@ pub fn nats(spec: &KollectEventSinkSpec) -> Result<ValidatedNats, FieldErrors> {
     if url.is_none() {
         findings.add_for_use(block.field("url"), "is blank, as is spec.endpoint; write nats://host:port");
     }
-    let subject = match written(nats.subject_template) {
-        Some(template) => {
-            if let Err(what) = Subject::parse(&template, nats.mode) {
-                findings.add(block.field("subjectTemplate"), what);
-            }
-            template
+    let subject = if let Some(template) = written(nats.subject_template) {
+        if let Err(what) = Subject::parse(&template, nats.mode) {
+            findings.add(block.field("subjectTemplate"), what);
         }
-        None => {
-            let subject = nats.subject.trim().to_owned();
-            if let Err(what) = Subject::parse(&subject, nats.mode) {
-                findings.add_for_use(block.field("subject"), what);
-            }
-            subject
+        template
+    } else {
+        let subject = nats.subject.trim().to_owned();
+        if let Err(what) = Subject::parse(&subject, nats.mode) {
+            findings.add_for_use(block.field("subject"), what);
         }
+        subject
     };
     let mut warnings = Vec::new();
     for key in spec.common.options.keys() {

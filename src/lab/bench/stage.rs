@@ -115,12 +115,11 @@ impl Stage {
         if bench.name == Name::Freshness {
             freshness::stamp_commits(lab.postgres()).await?;
         }
-        let outlet = match stream::start(bench.name, &lab).await? {
-            Some(broker) => Outlet::Stream(broker),
-            None => {
-                lab.postgres().create_database(DATABASE).await?;
-                Outlet::Table(lab.postgres().connect(DATABASE).await?)
-            }
+        let outlet = if let Some(broker) = stream::start(bench.name, &lab).await? {
+            Outlet::Stream(broker)
+        } else {
+            lab.postgres().create_database(DATABASE).await?;
+            Outlet::Table(lab.postgres().connect(DATABASE).await?)
         };
         let load = load_of(bench);
         let archive = if bench.name == Name::Restart { Some(Archive::start()?) } else { None };

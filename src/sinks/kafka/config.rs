@@ -353,14 +353,14 @@ mod tests {
         }
     }
 
-    fn login(mechanism: Mechanism, password: &str) -> Option<Login> {
-        Some(Login { mechanism, user: "kollect".to_owned(), password: Secret::new(password) })
+    fn login(mechanism: Mechanism, password: &str) -> Login {
+        Login { mechanism, user: "kollect".to_owned(), password: Secret::new(password) }
     }
 
     #[test]
     fn another_password_is_another_client_of_the_same_writer() {
         let with = |password| {
-            let config = KafkaConfig { login: login(Mechanism::ScramSha256, password), ..config(&["b:2", " a:1 "]) };
+            let config = KafkaConfig { login: Some(login(Mechanism::ScramSha256, password)), ..config(&["b:2", " a:1 "]) };
             config.check(Guard::default(), "us").unwrap()
         };
         let (old, new) = (with("old"), with("new"));
@@ -383,7 +383,7 @@ mod tests {
             (config(&["a:1,b:2"]), "spec.kafka.brokers[0]: is not host:port"),
             (config(&["169.254.169.254:80"]), "spec.kafka.brokers: host"),
             (KafkaConfig { topic: "a b".to_owned(), ..good() }, "spec.kafka.topic: is no name of a topic"),
-            (KafkaConfig { login: login(Mechanism::Plain, "x"), ..good() }, "spec.kafka.saslMechanism: PLAIN shows"),
+            (KafkaConfig { login: Some(login(Mechanism::Plain, "x")), ..good() }, "spec.kafka.saslMechanism: PLAIN shows"),
             (KafkaConfig { tls: Some(tls("none")), ..good() }, "spec.tls.caBundle or caSecretRef: holds no PEM"),
             (KafkaConfig { tls: Some(half), ..good() }, "spec.tls.clientSecretRef: lacks one of tls.crt and tls.key"),
         ] {
