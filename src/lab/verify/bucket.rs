@@ -75,7 +75,8 @@ impl Contents {
                 strangers.remove(key.as_str());
             }
             if record.cluster == cluster {
-                let format = path.trim_end_matches(".json").rsplit_once('.').map_or("json", |(_, format)| format);
+                let stem = path.strip_suffix(".json").unwrap_or(path);
+                let format = stem.rsplit_once('.').map_or("json", |(_, format)| format);
                 this.add(format, &record, objects);
             }
         }
