@@ -136,6 +136,57 @@ impl Node {
     }
 }
 
+/// Returns the value of a key of a compact object. Reads no further than that, and keeps nothing: one key of many texts is
+/// found sooner than by a [`Tape`]. `scratch` is for keys with escapes.
+pub(crate) fn member(json: &[u8], key: &str, scratch: &mut Vec<u8>) -> Option<Node> {
+    if json.first() != Some(&b'{') {
+        return None;
+    }
+    let mut at = 1;
+    while json.get(at) == Some(&b'"') {
+        let (name, colon) = value(json, at);
+        let (found, after) = value(json, colon + 1);
+        if name.text(json, scratch) == key.as_bytes() {
+            return Some(found);
+        }
+        at = after + 1; // behind the comma
+    }
+    None
+}
+
+/// Reads the value that starts here, without what is in it; returns it and where the text goes on.
+fn value(json: &[u8], start: usize) -> (Node, usize) {
+    let node = |kind, start, end| Node { kind, start, end, next: 1 };
+    match json.get(start) {
+        Some(b'"') => {
+            let (kind, end) = string(json, start + 1);
+            (node(kind, start + 1, end), end + 1)
+        }
+        Some(open @ (b'{' | b'[')) => {
+            let kind = if *open == b'{' { Kind::Map } else { Kind::List };
+            let (mut depth, mut at) = (0_usize, start);
+            while let Some(byte) = json.get(at) {
+                match byte {
+                    b'"' => at = string(json, at + 1).1,
+                    b'{' | b'[' => depth += 1,
+                    b'}' | b']' => depth -= 1,
+                    _ => {}
+                }
+                at += 1;
+                if depth == 0 {
+                    break;
+                }
+            }
+            (node(kind, start, at), at)
+        }
+        _ => {
+            let rest = json.get(start..).unwrap_or_default();
+            let end = start + rest.iter().position(|byte| b",]}".contains(byte)).unwrap_or(rest.len());
+            (node(Kind::Plain, start, end), end)
+        }
+    }
+}
+
 /// Returns what kind of string starts here, and where its closing quote stands.
 fn string(json: &[u8], start: usize) -> (Kind, usize) {
     let (mut kind, mut at) = (Kind::Text, start);
@@ -257,6 +308,18 @@ mod tests {
     }
 
     #[test]
+    fn a_member_is_what_the_tape_finds() {
+        let json = br#"{"a":{"x":[1,{"y":"]}"}],"z":null},"b\u003c":"\"}","c":-1.5e+21,"d":[],"e":true}"#;
+        let (mut tape, mut scratch) = (Tape::default(), Vec::new());
+        tape.read(json);
+        for key in ["a", "b<", "c", "d", "e", "x", "y", ""] {
+            let want = tape.find(json, 0, key).map(|at| tape.node(at)).map(|node| (node.kind, node.raw(json)));
+            assert_eq!(member(json, key, &mut scratch).map(|node| (node.kind, node.raw(json))), want, "{key}");
+        }
+        assert_eq!(member(b"[1]", "1", &mut scratch).map(|node| node.kind), None);
+    }
+
+    #[test]
     fn broken_text_does_no_harm() {
         for json in ["", "{", "[1,", "{\"a", "{\"a\\", "}", "{\"a\"}", "\"\\u12", "\"\\ud800\\u0041\"", "]]"] {
             let mut tape = Tape::default();
@@ -264,6 +327,10 @@ mod tests {
             tape.node(0).text(json.as_bytes(), &mut Vec::new());
             tape.children(0).for_each(drop);
             indent(json.as_bytes(), &mut Vec::new());
+            member(json.as_bytes(), "b", &mut Vec::new());
+        }
+        for json in ["{\"a\"", "{\"a\":[", "{\"a\":{\"", "{\"a\":]}", "{\"a\":1,", "{\"a\\"] {
+            member(json.as_bytes(), "b", &mut Vec::new());
         }
     }
 

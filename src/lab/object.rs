@@ -8,7 +8,8 @@ mod google;
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -135,6 +136,39 @@ impl ObjectServer {
         }
     }
 
+    /// Returns something of each object that no two writes have in common: when S3 wrote its file, or Google's generation.
+    pub async fn versions(&self, bucket: &str) -> Result<BTreeMap<String, String>> {
+        let keys = self.objects(bucket).await?.into_keys();
+        let mut versions = BTreeMap::new();
+        for key in keys {
+            let version = match self.protocol {
+                Protocol::S3 => {
+                    let file = fs::metadata(self.bucket(bucket).join(&key))?;
+                    format!("{} {:?}", file.ino(), file.modified()?)
+                }
+                Protocol::Google => {
+                    let found = self.http.get(self.object_url(bucket, &key)).send().await?;
+                    let object: serde_json::Value = serde_json::from_slice(&found.error_for_status()?.bytes().await?)?;
+                    object["generation"].as_str().context("an object has no generation")?.to_owned()
+                }
+            };
+            versions.insert(key, version);
+        }
+        Ok(versions)
+    }
+
+    /// Returns what S3 was asked for and answered so far, as it says itself: `PutObject prod/a.json`.
+    pub fn requests(&self) -> Result<Vec<String>> {
+        ensure!(self.protocol == Protocol::S3, "only S3 keeps a log");
+        let log = fs::read_to_string(self.dir.join("access.log")).context("failed to read the log of requests")?;
+        // As Amazon's: owner, bucket, time in two words, address, requester, number, operation, key.
+        let asked = |line: &str| {
+            let mut words = line.split(' ').skip(7);
+            Some(format!("{} {}", words.next()?.strip_prefix("s3_")?, words.next()?))
+        };
+        Ok(log.lines().filter_map(asked).collect())
+    }
+
     /// Puts an object in the place of another one, as somebody would who knows nothing of the operator.
     pub async fn replace(&self, bucket: &str, key: &str, content: Vec<u8>) -> Result<()> {
         match self.protocol {
@@ -194,6 +228,8 @@ impl ObjectServer {
                 command
                     .args(["--port", &format!("127.0.0.1:{}", self.port), "--quiet", "--keep-alive"])
                     .args(["--access", access_key, "--secret", secret_key])
+                    .arg("--access-log")
+                    .arg(self.dir.join("access.log"))
                     .arg("--cert")
                     .arg(self.dir.join("server.crt"))
                     .arg("--key")

@@ -3,6 +3,7 @@
 mod bytes;
 mod contract;
 mod faults;
+mod google;
 mod operator;
 mod parquet;
 
@@ -29,6 +30,13 @@ async fn store(protocol: Protocol) -> Option<ObjectServer> {
     let server = crate::support::part_or_skip(ObjectServer::start(protocol).await)?;
     server.create_bucket(BUCKET).await.unwrap();
     Some(server)
+}
+
+/// Returns the requests that changed something in S3, in order, as its log has them.
+fn writes(server: &ObjectServer) -> Vec<String> {
+    let mut requests = server.requests().unwrap();
+    requests.retain(|request| !["Get", "Head", "List"].iter().any(|reads| request.starts_with(reads)));
+    requests
 }
 
 /// Returns the settings of a sink of a store behind a port of this machine.

@@ -1,57 +1,44 @@
-//! Rows as a Parquet file: written column by column from the shared rows, so that no more than one column of pages is in
-//! memory, whatever the number of rows.
+//! Rows as a Parquet file, encoded column by column from the shared rows.
 //!
 //! The columns are those of earlier releases, in the order of their names. Attributes are there as a whole, as JSON, and
 //! the hot ones once more in columns of their own.
+//!
+//! A file is cut into groups of rows, and the columns of one group are encoded side by side. What is in memory are the
+//! encoded columns of one group, whatever the number of rows. The bytes do not depend on the number of processors.
+
+mod column;
 
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::ops::Range;
+use std::num::NonZero;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread;
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 use parquet::basic::{Compression, LogicalType, Repetition, TimeUnit, Type as PhysicalType, ZstdLevel};
-use parquet::data_type::{ByteArray, ByteArrayType, Int64Type};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::file::writer::{SerializedFileWriter, SerializedRowGroupWriter};
+use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::{ColumnPath, Type, TypePtr};
 
+use self::column::{BATCH_ROWS, Chunk, Column, Sheet};
 use crate::export::Document;
-use crate::export::json::{Kind, Tape};
 use crate::model::Row;
 use crate::validate::Codec;
 
-/// Rows of one row group: what readers of one file work on in parallel, and more than most inventories have.
-const GROUP_ROWS: usize = 1 << 20;
-/// Rows whose values are gathered before they go to a column.
-const BATCH_ROWS: usize = 4_096;
+/// Rows of one group at most: what readers of one file work on in parallel.
+const GROUP_ROWS: usize = 1 << 17;
+/// Bytes of attributes of one group, but for its last row: bounds what is in memory where rows are large.
+const GROUP_BYTES: usize = 16 * 1024 * 1024;
+/// Columns that are encoded at a time.
+const MAX_WORKERS: usize = 4;
 
 /// The columns of a file.
 #[derive(Debug)]
 pub(super) struct Table {
     columns: Vec<(String, Column)>,
     codec: Codec,
-}
-
-/// What a column holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Column {
-    ApiVersion,
-    /// An attribute by its name.
-    Hot(String),
-    Attributes,
-    Cluster,
-    ExportedAt,
-    Group,
-    InventoryName,
-    InventoryNamespace,
-    Kind,
-    Name,
-    Namespace,
-    TargetName,
-    TargetNamespace,
-    Uid,
 }
 
 impl Table {
@@ -83,15 +70,46 @@ impl Table {
     /// Writes a file and returns the writer it went to.
     pub(super) fn write<W: Write + Send>(&self, document: &Document, cluster: &str, out: W) -> Result<W, ParquetError> {
         let mut file = SerializedFileWriter::new(out, self.schema()?, Arc::new(self.properties()))?;
-        for rows in document.rows.chunks(GROUP_ROWS) {
+        let mut rest = document.rows.as_slice();
+        while !rest.is_empty() {
+            let (rows, after) = rest.split_at(group_length(rest));
+            let sheet = Sheet { document, cluster, rows, schema: file.schema_descr(), properties: file.properties() };
+            let chunks = self.encode(&sheet)?;
             let mut group = file.next_row_group()?;
-            for (_, column) in &self.columns {
-                let source = Source { document, cluster, column };
-                source.write(rows, &mut group)?;
+            for chunk in chunks {
+                group.append_column(&chunk.bytes, chunk.close)?;
             }
             group.close()?;
+            rest = after;
         }
         file.into_inner()
+    }
+
+    /// Encodes all columns of a group, several at a time.
+    fn encode(&self, sheet: &Sheet<'_>) -> Result<Vec<Chunk>, ParquetError> {
+        let mut places: Vec<(usize, &Column)> = self.columns.iter().map(|(_, column)| column).enumerate().collect();
+        // The long ones first, so that none of them is left when all others are done.
+        places.sort_by_key(|(_, column)| column.is_shared());
+        let processors = thread::available_parallelism().map_or(1, NonZero::get);
+        let workers = if sheet.rows.len() <= BATCH_ROWS { 1 } else { processors.min(MAX_WORKERS) };
+        let places = Mutex::new(places.into_iter());
+        let work = || -> Result<Vec<(usize, Chunk)>, ParquetError> {
+            let mut done = Vec::new();
+            loop {
+                let Some((place, column)) = places.lock().next() else { return Ok(done) };
+                done.push((place, column.encode(place, sheet)?));
+            }
+        };
+        let mut done = thread::scope(|scope| {
+            let others: Vec<_> = (1..workers).map(|_| scope.spawn(work)).collect();
+            let mut done = work()?;
+            for other in others {
+                done.extend(other.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+            }
+            Ok::<_, ParquetError>(done)
+        })?;
+        done.sort_by_key(|(place, _)| *place);
+        Ok(done.into_iter().map(|(_, chunk)| chunk).collect())
     }
 
     fn schema(&self) -> Result<TypePtr, ParquetError> {
@@ -133,12 +151,6 @@ impl Table {
     }
 }
 
-impl Column {
-    const fn is_optional(&self) -> bool {
-        matches!(self, Self::Hot(_) | Self::Group)
-    }
-}
-
 /// Returns the name of the column of an attribute.
 fn column_name(attribute: &str) -> String {
     let mut name: String = attribute
@@ -157,101 +169,26 @@ fn column_name(attribute: &str) -> String {
     name
 }
 
-/// Where the values of one column come from.
-struct Source<'a> {
-    document: &'a Document,
-    cluster: &'a str,
-    column: &'a Column,
-}
-
-impl Source<'_> {
-    fn write<W: Write + Send>(
-        &self,
-        rows: &[Row],
-        group: &mut SerializedRowGroupWriter<'_, W>,
-    ) -> Result<(), ParquetError> {
-        let Some(mut writer) = group.next_column()? else {
-            return Err(ParquetError::General("the schema has fewer columns than the table".to_owned()));
-        };
-        if *self.column == Column::ExportedAt {
-            let times = vec![self.document.exported_at.as_microsecond(); rows.len().min(BATCH_ROWS)];
-            for batch in rows.chunks(BATCH_ROWS) {
-                let times = times.get(..batch.len()).unwrap_or_default();
-                writer.typed::<Int64Type>().write_batch(times, None, None)?;
-            }
-            return writer.close();
-        }
-        let optional = self.column.is_optional();
-        let (mut tape, mut scratch) = (Tape::default(), Vec::new());
-        for batch in rows.chunks(BATCH_ROWS) {
-            // One buffer for all values of the batch, which then share it.
-            let mut text = Vec::new();
-            let mut spans: Vec<Range<usize>> = Vec::with_capacity(batch.len());
-            let mut levels = Vec::with_capacity(batch.len());
-            for row in batch {
-                let start = text.len();
-                let there = self.value(row, &mut tape, &mut scratch, &mut text);
-                levels.push(i16::from(there));
-                if there || !optional {
-                    spans.push(start..text.len());
-                }
-            }
-            let text = Bytes::from(text);
-            let values: Vec<ByteArray> = spans.into_iter().map(|span| ByteArray::from(text.slice(span))).collect();
-            let levels = optional.then_some(levels.as_slice());
-            writer.typed::<ByteArrayType>().write_batch(&values, levels, None)?;
-        }
-        writer.close()
-    }
-
-    /// Appends the value of a row; tells whether it has one.
-    fn value(&self, row: &Row, tape: &mut Tape, scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> bool {
-        let (target, gvk) = (&row.origin.target, &row.origin.gvk);
-        let inventory = &self.document.scope.inventory;
-        let text = match self.column {
-            Column::ApiVersion => &*gvk.version,
-            Column::Cluster => self.cluster,
-            Column::Group => &*gvk.group,
-            Column::InventoryName => inventory.name.as_str(),
-            Column::InventoryNamespace => inventory.namespace.as_str(),
-            Column::Kind => &*gvk.kind,
-            Column::Name => row.body.name(),
-            Column::Namespace => row.namespace.as_str(),
-            Column::TargetName => target.name.as_str(),
-            Column::TargetNamespace => target.namespace.as_str(),
-            Column::Uid => {
-                let _ = write!(out, "{}", row.uid); // a Vec takes everything
-                return true;
-            }
-            Column::Attributes => {
-                out.extend_from_slice(row.body.attributes());
-                return true;
-            }
-            Column::Hot(name) => return hot(row.body.attributes(), name, tape, scratch, out),
-            Column::ExportedAt => return false, // no text
-        };
-        out.extend_from_slice(text.as_bytes());
-        !text.is_empty()
-    }
-}
-
-/// Appends the value of an attribute as text; nothing for null, the empty text, and what is not there.
-fn hot(json: &[u8], name: &str, tape: &mut Tape, scratch: &mut Vec<u8>, out: &mut Vec<u8>) -> bool {
-    tape.read(json);
-    let Some(at) = tape.find(json, 0, name) else { return false };
-    let node = tape.node(at);
-    let text = match node.kind {
-        Kind::Text | Kind::Escaped => node.text(json, scratch),
-        Kind::Plain if node.raw(json) == b"null" => b"",
-        Kind::Plain | Kind::Map | Kind::List => node.raw(json),
-    };
-    out.extend_from_slice(text);
-    !text.is_empty()
+/// Returns how many of these rows, of which there is one at least, make the next group.
+fn group_length(rows: &[Row]) -> usize {
+    let mut bytes = 0;
+    let fits = rows.iter().take(GROUP_ROWS).take_while(|row| {
+        let begins = bytes < GROUP_BYTES;
+        bytes += row.body.size();
+        begins
+    });
+    fits.count()
 }
 
 #[cfg(test)]
 mod tests {
+    use parquet::file::metadata::RowGroupMetaData;
+    use parquet::file::reader::FileReader as _;
+    use parquet::file::serialized_reader::SerializedFileReader;
+
     use super::*;
+    use crate::export::Standing;
+    use crate::model::{Body, Gvk, Name, Namespace, ObjectKey, Origin, Uid};
 
     #[test]
     fn columns_are_in_the_order_of_their_names() {
@@ -282,20 +219,37 @@ mod tests {
     }
 
     #[test]
-    fn a_hot_value_is_text_and_nothing_is_null() {
-        let json = br#"{"a":"x\u003cy","b":3,"c":true,"d":{"k":[1]},"e":null,"f":"","g":[]}"#;
-        let value = |name| {
-            let mut out = Vec::new();
-            let there = hot(json, name, &mut Tape::default(), &mut Vec::new(), &mut out);
-            there.then(|| String::from_utf8(out).unwrap())
+    fn large_rows_make_many_groups_and_equal_rows_equal_bytes() {
+        let target = ObjectKey::new(Namespace::new("team-a"), Name::new("deploys"));
+        let gvk = Gvk { group: "apps".into(), version: "v1".into(), kind: "Deployment".into() };
+        let origin = Arc::new(Origin { target, gvk });
+        let document = |count: usize, size: usize| {
+            let attributes = format!("{{\"image\":\"{}\"}}", "x".repeat(size));
+            let row = |number: usize| Row {
+                origin: Arc::clone(&origin),
+                uid: Uid::new(&format!("{number:08x}-0000-4000-8000-000000000000")),
+                namespace: Namespace::new("team-a"),
+                body: Body::new(&format!("app-{number}"), attributes.as_bytes()).unwrap(),
+            };
+            Document {
+                scope: crate::sinks::contract::scope("west", "team-a", "apps"),
+                rows: (0..count).map(row).collect(),
+                standing: Standing::default(),
+                max_part_bytes: 1 << 20,
+                exported_at: jiff::Timestamp::UNIX_EPOCH,
+            }
         };
-        for (name, want) in
-            [("a", Some("x<y")), ("b", Some("3")), ("c", Some("true")), ("d", Some("{\"k\":[1]}")), ("g", Some("[]"))]
+        let table = Table::new(Codec::Zstd, &["image".to_owned()]);
+        let half = GROUP_BYTES / 2;
+        for (count, size, groups) in
+            [(0, 0, vec![]), (5_000, 10, vec![5_000]), (5, half, vec![2, 2, 1]), (3, 3 * half, vec![1, 1, 1])]
         {
-            assert_eq!(value(name).as_deref(), want, "{name}");
-        }
-        for name in ["e", "f", "z"] {
-            assert_eq!(value(name), None, "{name}");
+            let document = document(count, size);
+            let file = table.write(&document, "west", Vec::new()).unwrap();
+            assert!(file == table.write(&document, "west", Vec::new()).unwrap(), "{count} rows");
+            let read = SerializedFileReader::new(bytes::Bytes::from(file)).unwrap();
+            let there: Vec<i64> = read.metadata().row_groups().iter().map(RowGroupMetaData::num_rows).collect();
+            assert_eq!(there, groups, "{count} rows of {size} bytes");
         }
     }
 }

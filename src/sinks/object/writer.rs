@@ -12,7 +12,7 @@ use futures::{StreamExt as _, TryStreamExt as _, future, stream};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
-use tokio::task::spawn_blocking;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::Instant;
 
 use super::error::ObjectError;
@@ -56,6 +56,13 @@ struct Known {
     version: Option<Version>,
 }
 
+/// Objects that are being encoded.
+struct Production {
+    pieces: mpsc::Receiver<Piece>,
+    /// Ends once nobody takes the pieces.
+    producer: JoinHandle<Result<(), ObjectError>>,
+}
+
 /// A document, what it becomes, and what is there of it.
 struct Job {
     document: Arc<Document>,
@@ -85,6 +92,8 @@ impl Writer {
         let mut known = self.known(&scope).await?;
         self.unrivalled(&scope, &known)?;
         let nothing = document.rows.is_empty() && known.record.is_none();
+        // Where the record speaks of no such document, it is encoded while its checksum is computed.
+        let begun = (!nothing && known.is_new(document.standing.generation)).then(|| self.produce(&document));
         let job = self.prepare(document).await?;
         let checksum = Some(job.wanted.checksum.clone());
         let refused: Vec<_> = job.plan.refused.iter().cloned().map(Into::into).collect();
@@ -105,7 +114,8 @@ impl Writer {
             (job.found(), 0)
         } else {
             self.claim(&mut known, &mut record, &job).await?;
-            self.write(&job).await?
+            let production = begun.unwrap_or_else(|| self.produce(&job.document));
+            self.write(&job, production).await?
         };
         let written = if bytes == 0 { 0 } else { objects.len() as u64 };
         self.name.clone_into(&mut record.writer);
@@ -266,11 +276,16 @@ impl Writer {
         Ok(count)
     }
 
+    /// Begins to encode all objects of a document.
+    fn produce(self: &Arc<Self>, document: &Arc<Document>) -> Production {
+        let (sender, pieces) = mpsc::channel(QUEUE);
+        let (writer, document) = (Arc::clone(self), Arc::clone(document));
+        Production { pieces, producer: spawn_blocking(move || writer.recipe.produce(&document, sender)) }
+    }
+
     /// Writes all objects of a document. Returns them, and how many bytes that were.
-    async fn write(self: &Arc<Self>, job: &Job) -> Result<(Vec<Object>, u64), ObjectError> {
-        let (sender, mut pieces) = mpsc::channel(QUEUE);
-        let (writer, document) = (Arc::clone(self), Arc::clone(&job.document));
-        let producer = spawn_blocking(move || writer.recipe.produce(&document, sender));
+    async fn write(&self, job: &Job, production: Production) -> Result<(Vec<Object>, u64), ObjectError> {
+        let Production { mut pieces, producer } = production;
         let mut objects = Vec::with_capacity(job.plan.keys.len());
         let mut upload: Option<Upload> = None;
         let outcome = loop {
@@ -350,6 +365,14 @@ impl Writer {
             Written::Done(version) => Ok(version),
             Written::Differs => Err(ObjectError::Superseded { key: key.to_owned() }),
         }
+    }
+}
+
+impl Known {
+    /// Tells whether there cannot be a document like one of this generation, as far as the record goes.
+    fn is_new(&self, generation: i64) -> bool {
+        let current = self.record.as_ref().and_then(|record| record.current.as_ref());
+        current.is_none_or(|current| current.generation != generation)
     }
 }
 

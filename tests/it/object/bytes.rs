@@ -7,7 +7,7 @@ use kollect::sinks::Leave;
 use kollect::validate::{Codec, Encoding, Packing, Retention};
 use serde_json::Value;
 
-use super::{BUCKET, config, document, examples, scope, sink, sink_of, store};
+use super::{BUCKET, config, document, examples, scope, sink, sink_of, store, writes};
 
 /// No document of these tests reaches it.
 const WHOLE: u64 = 1_572_864;
@@ -56,13 +56,34 @@ async fn documents_parts_and_what_becomes_of_them_are_as_the_examples_say() {
     ];
     assert_eq!(keys, want);
     assert_eq!(String::from_utf8_lossy(&there[want[2]]), PART_2);
+    for (index, checksum) in [
+        (1, "d26f571ac67c938c68826542c762201ebc1da8393445514bc5a4ac0b979f9f21"),
+        (2, "03ff021aa57be2ec66a0e1941fe5a88c08165bf85d0f5f95e1b11c687a783112"),
+        (3, "7b5160ab3013569923ead242a3a26112d0ade2c19261007e3c11d8cbd3a37b8e"),
+    ] {
+        let part: Value = serde_json::from_slice(&there[want[index]]).unwrap();
+        let fields = ["checksum", "partIndex", "partTotal", "itemCount", "generation"].map(|field| part[field].clone());
+        let said: [Value; 5] = [checksum.into(), index.into(), 3.into(), 1.into(), 4.into()];
+        assert_eq!(fields, said);
+    }
     let manifest: Value = serde_json::from_slice(&there[want[0]]).unwrap();
     assert_eq!(manifest["paths"][1], "inventory/team-a/apps.part-0002-of-0003.json");
 
+    // Parts, their manifest, the record of all, and only then is the document gone, which is on record as well.
+    let [put_record, put] = [".kollect/west/team-a/apps.json.json", "inventory/team-a/apps.json"]
+        .map(|key| format!("PutObject prod/{key}"));
+    let mut order = vec![put_record.clone(), put, put_record.clone(), "PutObject prod/.kollect/identity".to_owned()];
+    order.push(put_record.clone());
+    order.extend([1, 2, 3, 0].map(|index| format!("PutObject {}", want[index])));
+    order.extend([put_record.clone(), "DeleteObjects -".to_owned(), put_record]);
+    assert_eq!(writes(&server), order);
+
     // A path of the sink's own; what stands at the old one stays, and nobody owns it.
     settings.path_template = Some("clusters/{cluster}/{namespace}/{name}{extension}".to_owned());
-    settings.encoding = Encoding::Json(Packing::Gzip);
     drop(writer);
+    sink(&settings).publish(&whole).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&objects(&server).await["prod/clusters/west/team-a/apps.json"]), ENVELOPE);
+    settings.encoding = Encoding::Json(Packing::Gzip);
     let writer = sink(&settings);
     writer.publish(&whole).await.unwrap();
     assert!(objects(&server).await.contains_key("prod/clusters/west/team-a/apps.json.gz"));

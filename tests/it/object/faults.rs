@@ -11,8 +11,9 @@ use kollect::lab::proxy::Cuts;
 use kollect::model::{Body, Row};
 use kollect::secret::Secret;
 use kollect::sinks::object::{Credentials, ObjectConfig};
-use kollect::sinks::{DocumentSink, Fault, SinkError};
-use kollect::validate::{Codec, Encoding, Scheme, Server};
+use kollect::sinks::{DocumentSink, Fault, SinkError, TlsConfig};
+use kollect::validate::{Addressing, Codec, Encoding, Scheme, Server};
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -57,20 +58,23 @@ fn is(error: &SinkError, class: Class, fault: Fault, words: &str) {
     assert!(text.contains(words), "{words} is not in {text}");
 }
 
-/// Answers every request with one status and no more.
-async fn always(status: &'static str) -> u16 {
+/// Answers every request with one status and no more; returns the port, and what is asked there.
+pub(super) async fn overhear(status: &'static str) -> (u16, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let requests = Arc::clone(&heard);
     #[expect(clippy::disallowed_methods, reason = "it ends with the runtime of the test")]
     tokio::spawn(async move {
         while let Ok((mut client, _)) = listener.accept().await {
             let mut asked = [0; 4096];
-            let _ = client.read(&mut asked).await; // whatever it is, the answer is the same
+            let count = client.read(&mut asked).await.unwrap_or_default();
+            requests.lock().push(String::from_utf8_lossy(&asked[..count]).into_owned());
             let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-            let _ = client.write_all(answer.as_bytes()).await; // as above
+            let _ = client.write_all(answer.as_bytes()).await; // whoever asks is gone already
         }
     });
-    port
+    (port, heard)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -141,10 +145,28 @@ async fn the_bucket_converges_after_every_fault() {
         ("301 Moved Permanently", Class::Terminal),
     ] {
         let mut busy = settings.clone();
-        let authority = format!("127.0.0.1:{}", always(status).await);
+        let authority = format!("127.0.0.1:{}", overhear(status).await.0);
         busy.bucket.server = Server::Other { scheme: Scheme::Http, authority };
         let error = sink(&busy).publish(&rows(1, 1)).await.unwrap_err();
         is(&error, class, Fault::Destination, status.split(' ').next().unwrap());
+    }
+
+    // What stands in the way before any server is asked.
+    let elsewhere = |authority: &str, addressing| {
+        let mut settings = ObjectConfig { addressing, ..settings.clone() };
+        settings.bucket.server = Server::Other { scheme: Scheme::Https, authority: authority.to_owned() };
+        settings
+    };
+    let here = format!("127.0.0.1:{}", proxy.port());
+    let mut strange = elsewhere(&here, Addressing::Path);
+    strange.tls = TlsConfig::default();
+    for (settings, class, words) in [
+        (elsewhere("169.254.169.254", Addressing::Path), Class::Terminal, "169.254.169.254"),
+        (elsewhere("10.1.2.3:9000", Addressing::Path), Class::Terminal, "--allow-private-sinks"),
+        (elsewhere("store.invalid", Addressing::Host), Class::Transient, "\"inv.store.invalid\""),
+        (strange, Class::Terminal, "name its authority in spec.tls.caBundle or spec.tls.caSecretRef"),
+    ] {
+        is(&sink(&settings).publish(&rows(1, 1)).await.unwrap_err(), class, Fault::Destination, words);
     }
 
     // Emptied: readers see an inventory without rows, not the old ones.

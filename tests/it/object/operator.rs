@@ -1,12 +1,14 @@
 //! Buckets end to end: the operator as a process, a real API server, S3 and Google's store, in two formats at once.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context as _, Result, ensure};
 use kollect::lab::Operator;
 use kollect::lab::object::{ACCESS_KEY, ObjectServer, Protocol, SECRET_KEY, SERVICE_ACCOUNT};
 use kollect::lab::wait::wait_for;
 use serde_json::Value;
 
-use super::{BUCKET, store};
+use super::{BUCKET, store, writes};
 use crate::operator::{Job, PATIENCE};
 
 struct Bench {
@@ -98,22 +100,26 @@ impl Bench {
         equal.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.job.describe()));
     }
 
-    /// Returns what is in the S3 bucket, with the times at which it was written.
-    fn written(&self) -> Vec<(std::path::PathBuf, std::time::SystemTime)> {
-        let mut found = Vec::new();
-        let mut folders = vec![self.s3.bucket(BUCKET)];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).unwrap() {
-                let (path, meta) = entry.map(|entry| (entry.path(), entry.metadata().unwrap())).unwrap();
-                if meta.is_dir() {
-                    folders.push(path);
-                } else {
-                    found.push((path, meta.modified().unwrap()));
-                }
+    /// Waits until this process has looked at all three destinations, and owes none of them anything.
+    async fn looked(&self, operator: &Operator) {
+        let labels = [("inventory_namespace", self.job.namespace()), ("inventory_name", "all")];
+        let looked = wait_for("a look at every bucket", PATIENCE, || async {
+            let metrics = operator.metrics().await?;
+            for (kind, least) in [("s3", 2.0), ("gcs", 1.0)] {
+                let count = metrics.sum("kollect_export_duration_seconds_count", &[("sink_type", kind)]);
+                ensure!(count >= least, "{count} deliveries to {kind}");
             }
-        }
-        found.sort();
-        found
+            let synced = metrics.sum("kollect_binding_synced", &labels);
+            let lag = metrics.sum("kollect_export_lag_seconds", &labels);
+            ensure!(synced >= 4.0 && lag <= 0.0, "{synced} of 4 are synced, {lag} s behind");
+            Ok(())
+        });
+        looked.await.unwrap_or_else(|error| panic!("{error:#}\n{}", self.job.describe()));
+    }
+
+    /// Returns what distinguishes each object from any that is written after it, by server and key.
+    async fn versions(&self) -> [BTreeMap<String, String>; 2] {
+        [self.s3.versions(BUCKET).await.unwrap(), self.google.versions(BUCKET).await.unwrap()]
     }
 }
 
@@ -159,18 +165,23 @@ async fn buckets_follow_the_cluster_and_a_restart_writes_nothing() {
     bench.equals_the_cluster().await;
     job.equals_the_cluster().await;
     job.condition("kinv/all", "Ready", "Exported").await;
+    bench.looked(&operator).await;
     operator.kill9().await.unwrap();
-    let before = bench.written();
+    let (requests, written) = (bench.s3.requests().unwrap().len(), writes(&bench.s3));
+    let versions = bench.versions().await;
+    assert!(written.iter().any(|request| request.starts_with("PutObject ")), "{written:?}");
     let operator = bench.operator().await;
-    job.condition("kinv/all", "Ready", "Exported").await;
+    bench.looked(&operator).await;
+    assert!(bench.s3.requests().unwrap().len() > requests, "it did not look");
+    assert_eq!(writes(&bench.s3), written);
+    assert_eq!(bench.versions().await, versions);
+
+    // The next change moves the documents and their records, and not the name of the bucket.
     let (namespace, name) = load.object(1);
     job.kubectl(&["-n", &namespace, "delete", &format!("deployment/{name}")]);
-    // Only the change moves anything, and it moves documents and their records, not the name of the bucket.
-    let identity = |written: &[(std::path::PathBuf, std::time::SystemTime)]| {
-        written.iter().find(|(path, _)| path.ends_with(".kollect/identity")).cloned()
-    };
     bench.equals_the_cluster().await;
-    assert_eq!(identity(&before), identity(&bench.written()));
+    let identity = "prod/.kollect/identity";
+    assert_eq!(bench.versions().await[0][identity], versions[0][identity]);
 
     // A wrong key is said, and the right one is taken within seconds.
     job.apply(&bench.secret("wrong")).unwrap();

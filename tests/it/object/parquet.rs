@@ -9,9 +9,10 @@ use kollect::validate::{Codec, Encoding};
 
 use super::{BUCKET, config, document, examples, sink, store};
 
-/// Prints what both see of a file: the schema, the rows of the examples, and a sum over all.
+/// Prints what both see of a file: the schema, the rows of the examples, and a sum over all; then its media type, which
+/// the store keeps beside the file.
 const READ: &str = r#"
-import sys, pyarrow.parquet as pq, duckdb
+import os, sys, pyarrow.parquet as pq, duckdb
 path, rows = sys.argv[1], int(sys.argv[2])
 table = pq.read_table(path, partitioning=None)
 assert table.num_rows == rows, table.num_rows
@@ -24,6 +25,7 @@ duck = duckdb.connect()
 found = duck.execute("select count(*), count(distinct uid), count(attr_image), min(exported_at)::text "
     "from read_parquet(?, hive_partitioning = false)", [path]).fetchone()
 print(found)
+print(os.getxattr(path, "user.content-type").decode())
 "#;
 
 #[tokio::test]
@@ -57,8 +59,18 @@ async fn others_read_what_is_written() {
         let api = "['v1', 'ghcr.io/acme/api:1.4.2', None, b'{\"image\":\"ghcr.io/acme/api:1.4.2\",\"replicas\":3}', \
                    'west', 'apps', 'apps', 'team-a', 'Deployment', 'api', 'team-a', 'deploys', 'team-a', \
                    '11111111-1111-4111-8111-111111111111']";
-        assert_eq!((lines[2], lines[3]), (flags, api), "{codec:?}");
+        let web = "['v1', 'ghcr.io/acme/web:2.0.0', None, \
+                   b'{\"image\":\"ghcr.io/acme/web:2.0.0\",\"note\":\"a\\\\u003cb \\\\u0026 c\\\\u003ed\",\"ports\":[80,8443],\"replicas\":2}', \
+                   'west', 'apps', 'apps', 'team-a', 'Deployment', 'web', 'team-a', 'deploys', 'team-a', \
+                   '22222222-2222-4222-8222-222222222222']";
+        assert_eq!((lines[2], lines[3], lines[4]), (flags, api, web), "{codec:?}");
         let want = format!("({count}, {count}, {}, '2026-03-01 10:20:30.5+00')", count - 1);
-        assert_eq!(lines[5], want, "{codec:?}");
+        assert_eq!((lines[5], lines[6]), (want.as_str(), "application/vnd.apache.parquet"), "{codec:?}");
     }
+    let settings = config(Protocol::S3, &server, server.port());
+    sink(&settings).publish(&document(examples(), 4, 1_572_864)).await.unwrap();
+    let path = server.bucket(BUCKET).join("prod/inventory/team-a/apps.json");
+    let told = "import os, sys; print(os.getxattr(sys.argv[1], 'user.content-type').decode())";
+    let printed = process::run(Command::new(&python).args(["-c", told]).arg(path)).unwrap();
+    assert_eq!(printed.trim(), "application/json");
 }
