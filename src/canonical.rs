@@ -206,11 +206,11 @@ pub fn write_item(row: &Row, out: &mut Vec<u8>) {
 pub fn row_hash(row: &Row) -> ([u64; 4], usize) {
     let mut text = Vec::with_capacity(256 + row.body.size());
     write_item(row, &mut text);
-    (item_hash(&text), text.len())
+    (text_hash(&text), text.len())
 }
 
-/// Returns the hash of [`row_hash`] for a text that [`write_item`] wrote.
-pub fn item_hash(text: &[u8]) -> [u64; 4] {
+/// Returns the BLAKE3-256 of the text of an item in four lanes.
+pub fn text_hash(text: &[u8]) -> [u64; 4] {
     let hash = blake3::hash(text);
     let mut lanes = [0; 4];
     for (lane, bytes) in lanes.iter_mut().zip(hash.as_bytes().as_chunks::<8>().0) {

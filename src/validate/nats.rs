@@ -54,18 +54,14 @@ pub fn nats(spec: &KollectEventSinkSpec) -> Result<ValidatedNats, FieldErrors> {
     if url.is_none() {
         findings.add_for_use(block.field("url"), "is blank, as is spec.endpoint; write nats://host:port");
     }
-    let subject = if let Some(template) = written(nats.subject_template) {
-        if let Err(what) = Subject::parse(&template, nats.mode) {
-            findings.add(block.field("subjectTemplate"), what);
-        }
-        template
-    } else {
-        let subject = nats.subject.trim().to_owned();
-        if let Err(what) = Subject::parse(&subject, nats.mode) {
-            findings.add_for_use(block.field("subject"), what);
-        }
-        subject
-    };
+    let template = written(nats.subject_template);
+    let subject = template.clone().unwrap_or_else(|| nats.subject.trim().to_owned());
+    match Subject::parse(&subject, nats.mode) {
+        Err(what) if template.is_some() => findings.add(block.field("subjectTemplate"), what),
+        // Earlier releases took any text here.
+        Err(what) => findings.add_for_use(block.field("subject"), what),
+        Ok(_) => {}
+    }
     let mut warnings = Vec::new();
     for key in spec.common.options.keys() {
         warnings.push(format!("{}: unknown, ignored; NATS sinks know none", root.field("options").field(key)));

@@ -315,7 +315,7 @@ impl Step {
         let Self::Upsert { row, hash, .. } = self else { return None };
         let mut text = Vec::with_capacity(256 + row.body.size());
         canonical::write_item(row, &mut text);
-        hash.get_or_init(|| canonical::item_hash(&text));
+        hash.get_or_init(|| canonical::text_hash(&text));
         Some(text)
     }
 

@@ -115,9 +115,10 @@ mod tests {
     async fn it_ends_when_all_are_answered_with_where_they_stand() {
         let flight = flight(2);
         flight.answered(&answer(r#"{"stream":"s","seq":7}"#));
-        tokio::join!(async { assert_eq!(flight.end(closed).await.unwrap(), [7, 8]) }, async {
-            flight.answered(&answer(r#"{"stream":"s","seq":8}"#))
-        },);
+        let (ended, ()) = tokio::join!(flight.end(closed), async {
+            flight.answered(&answer(r#"{"stream":"s","seq":8}"#));
+        });
+        assert_eq!(ended.unwrap(), [7, 8]);
     }
 
     #[tokio::test]

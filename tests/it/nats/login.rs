@@ -93,7 +93,7 @@ async fn every_login_gets_in_and_a_wrong_one_says_what_to_mend() {
 
     let user = |name: &str, password| NatsCredentials::User(name.to_owned(), Secret::new(password));
     let token = |token| NatsCredentials::Token(Secret::new(token));
-    let seed = |pair: &KeyPair| NatsCredentials::Seed(Secret::new(pair.seed().unwrap()));
+    let nkey = |pair: &KeyPair| NatsCredentials::Seed(Secret::new(pair.seed().unwrap()));
     let creds = |accounts: &Accounts| NatsCredentials::Creds(Secret::new(accounts.credentials().unwrap()));
     let mut attempts = vec![
         attempt(&users, user("kollect", "pass word"), Ok(())),
@@ -101,8 +101,8 @@ async fn every_login_gets_in_and_a_wrong_one_says_what_to_mend() {
         attempt(&users, user("someone", "pass word"), Err(UNKNOWN)),
         attempt(&users, NatsCredentials::None, Err(UNKNOWN)),
         attempt(&users, token("s3cr3t"), Err(UNKNOWN)),
-        attempt(&users, seed(&pair), Ok(())),
-        attempt(&users, seed(&foreign), Err(UNKNOWN)),
+        attempt(&users, nkey(&pair), Ok(())),
+        attempt(&users, nkey(&foreign), Err(UNKNOWN)),
         attempt(&tokens, token("s3cr3t"), Ok(())),
         attempt(&tokens, token("secret"), Err(UNKNOWN)),
         attempt(&tokens, NatsCredentials::None, Err(UNKNOWN)),
