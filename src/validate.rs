@@ -31,6 +31,7 @@ mod rules;
 pub mod scope;
 mod sink;
 mod snapshot;
+mod subject;
 mod target;
 mod template;
 
@@ -49,6 +50,7 @@ pub use profile::{
 pub use rules::ValidatedRule;
 pub use sink::{Probe, ValidatedPostgres, postgres};
 pub use snapshot::{ValidatedGit, git};
+pub use subject::{Piece, Subject};
 pub use target::{NamespaceFilter, ValidatedTarget, target};
 
 /// The longest interval between exports.

@@ -49,17 +49,6 @@ use crate::model::{Fingerprint, Row};
 /// Gives the time.
 pub type Clock = fn() -> jiff::Timestamp;
 
-/// Says what is wrong with a subject or its template; nothing when it can be used in this mode.
-fn wrong_subject(text: &str, mode: StreamMode) -> Option<&'static str> {
-    match subject::Subject::parse(text) {
-        Err(what) => Some(what),
-        Ok(subject) if mode == StreamMode::Snapshot && subject.is_of_rows() => {
-            Some("has a placeholder of a single row, and mode Snapshot sends all of them in one; leave it out")
-        }
-        Ok(_) => None,
-    }
-}
-
 /// Makes sinks, and shares connections and knowledge among them.
 ///
 /// Holds as many entries as there are live destinations and logins.
@@ -114,9 +103,6 @@ impl NatsServers {
 
     fn make(&self, config: &NatsConfig) -> Result<NatsSink, NatsError> {
         let checked = config.check()?;
-        if let Some(what) = wrong_subject(&config.subject, config.mode) {
-            return Err(NatsError::Setting { field: "spec.nats.subject", what: what.to_owned() });
-        }
         let key = (checked.login_key, checked.destination.id.clone(), config.create);
         let link =
             shared(&self.links, checked.login_key, || Link::new(self.guard, &checked, config, self.tasks.clone()));

@@ -1,7 +1,7 @@
 //! `KollectEventSink` of type `nats`.
 
 use super::sink::{Probe, common};
-use super::{Duration, FieldErrors, FieldPath, Findings};
+use super::{Duration, FieldErrors, FieldPath, Findings, Subject};
 use crate::api::v1alpha1::sink::{ProvisioningMode, StreamMode, Tls};
 use crate::api::v1alpha1::{KollectEventSinkSpec, SecretRef};
 use crate::model::Cluster;
@@ -54,12 +54,13 @@ pub fn nats(spec: &KollectEventSinkSpec) -> Result<ValidatedNats, FieldErrors> {
     if url.is_none() {
         findings.add_for_use(block.field("url"), "is blank, as is spec.endpoint; write nats://host:port");
     }
-    let (field, subject) = match written(nats.subject_template) {
-        Some(template) => ("subjectTemplate", template),
-        None => ("subject", nats.subject.trim().to_owned()),
-    };
-    if let Some(what) = wrong_subject(&subject, nats.mode) {
-        findings.add_for_use(block.field(field), what);
+    let template = written(nats.subject_template);
+    let subject = template.clone().unwrap_or_else(|| nats.subject.trim().to_owned());
+    match Subject::parse(&subject, nats.mode) {
+        Err(what) if template.is_some() => findings.add(block.field("subjectTemplate"), what),
+        // Earlier releases took any text here.
+        Err(what) => findings.add_for_use(block.field("subject"), what),
+        Ok(_) => {}
     }
     let mut warnings = Vec::new();
     for key in spec.common.options.keys() {
@@ -89,20 +90,6 @@ pub fn nats(spec: &KollectEventSinkSpec) -> Result<ValidatedNats, FieldErrors> {
     })
 }
 
-/// Says what is wrong with a subject, as far as its form goes; whether a server takes it is seen there.
-fn wrong_subject(text: &str, mode: StreamMode) -> Option<&'static str> {
-    let of_rows = ["{targetName}", "{uid}", "{kind}"].iter().any(|placeholder| text.contains(placeholder));
-    if text.is_empty() {
-        Some("is blank; write a subject such as kollect.inventory")
-    } else if text.contains(|c: char| c.is_whitespace() || c.is_control() || "*>".contains(c)) {
-        Some("has a blank or a wildcard; leave it out")
-    } else if of_rows && mode == StreamMode::Snapshot {
-        Some("has a placeholder of a single row, and mode Snapshot sends all of them in one; leave it out")
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -127,10 +114,14 @@ mod tests {
         for (nats, want) in [
             (json!({"subject": "a"}), "spec.nats.url: is blank"),
             (json!({"url": "nats://n", "subject": " "}), "spec.nats.subject: is blank"),
-            (json!({"url": "nats://n", "subject": "a.>"}), "spec.nats.subject: has a blank or a wildcard"),
+            (json!({"url": "nats://n", "subject": "a.>"}), "spec.nats.subject: has a blank, a wildcard"),
             (
                 json!({"url": "nats://n", "subject": "a", "subjectTemplate": "a.{uid}"}),
                 "spec.nats.subjectTemplate: has a placeholder of a single row",
+            ),
+            (
+                json!({"url": "nats://n", "subject": "a", "subjectTemplate": "a.{Kind}"}),
+                "spec.nats.subjectTemplate: has unknown {Kind}; use {cluster}, {namespace}, {name}, {targetName}, {uid}, {kind}",
             ),
         ] {
             let message = check(json!({"type": "nats", "nats": nats})).unwrap_err();

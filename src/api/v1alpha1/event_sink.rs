@@ -67,8 +67,9 @@ pub struct Nats {
     /// Subject that messages are published to, for example `kollect.inventory`.
     #[schemars(length(max = 1024))]
     pub subject: String,
-    /// Subject of each message, with `{cluster}`, `{namespace}`, `{name}`, `{targetName}` and `{uid}`, for example
-    /// `kollect.{cluster}.{namespace}.{name}`; wins over `subject`. When absent, all messages go to `subject`.
+    /// Subject of each message, for example `kollect.{cluster}.{namespace}.{name}`; wins over `subject`. There are
+    /// `{cluster}`, `{namespace}` and `{name}` of the inventory, and with `mode: Changes` `{targetName}`, `{kind}` and
+    /// `{uid}` of the row. When absent, all messages go to `subject`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub subject_template: Option<String>,

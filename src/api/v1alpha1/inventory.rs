@@ -199,10 +199,10 @@ pub struct Destination {
     /// Format of the objects (s3, gcs), for example `parquet`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub format: String,
-    /// Schema of the table (postgres), for example `public`.
+    /// Schema of the table (postgres), for example `public`; subject of the messages, or its template (nats).
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub schema: String,
-    /// Table that holds the rows (postgres), for example `rows`.
+    /// Table that holds the rows (postgres), for example `rows`; stream (nats) or topic (kafka) that holds the messages.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub table: String,
     /// Table that holds the state of deliveries (postgres), for example `rows_state`.

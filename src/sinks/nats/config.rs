@@ -2,10 +2,10 @@
 
 use super::error::NatsError;
 use super::nkey;
-use super::subject::Subject;
 use crate::api::v1alpha1::sink::StreamMode;
 use crate::secret::Secret;
 use crate::sinks::{Destination, TlsConfig, digest_of};
+use crate::validate::Subject;
 
 /// Port of an address that names none.
 const PORT: u16 = 4222;
@@ -92,8 +92,8 @@ impl NatsConfig {
         if let Some(what) = wrong_stream(&stream) {
             return Err(NatsError::Setting { field: "spec.nats.stream", what: what.to_owned() });
         }
-        let subject = Subject::parse(&self.subject)
-            .map_err(|what| NatsError::Setting { field: "spec.nats.subject", what: what.to_owned() })?;
+        let subject = Subject::parse(&self.subject, self.mode)
+            .map_err(|what| NatsError::Setting { field: "spec.nats.subject", what })?;
         nkey::login(&self.credentials, b"").map_err(NatsError::Credentials)?;
         let tls = scheme_tls
             || self.tls.ca_pem.is_some()

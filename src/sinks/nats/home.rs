@@ -15,10 +15,10 @@ use super::config::Creation;
 use super::error::NatsError;
 use super::jetstream::{self, Place, Stored, StreamInfo};
 use super::link::Link;
-use super::subject::Subject;
 use crate::export::Scope;
 use crate::export::event::{Fold, Holdings, Life, Limit, Sequence, Stream, Verdict};
 use crate::model::Digest;
+use crate::validate::Subject;
 
 /// What a message needs beside what [`Message::size`](crate::export::event::Message::size) counts: the id, and what the
 /// protocol puts around headers.

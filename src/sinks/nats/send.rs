@@ -10,6 +10,7 @@ use super::client::Client;
 use super::error::NatsError;
 use super::home::Home;
 use super::jetstream;
+use super::subject::subject_of;
 use crate::export::event::{Life, Message, Plan, Rendered, Stream, render};
 use crate::export::{Delta, Document, Scope, Standing};
 use crate::sinks::mandate::Mandate;
@@ -224,7 +225,7 @@ impl Desk {
                 let deposed = |source| NatsError::Deposed { stream: name.clone(), source };
                 self.mandate.check().map_err(deposed)?;
             }
-            let subject = self.home.subject.of(&message.header);
+            let subject = subject_of(&self.home.subject, &message.header);
             let doing = || format!("send to stream \"{name}\", which acknowledges nothing");
             let asked = timeout(ROOM, jetstream::publish(client, &subject, &message)).await;
             waiting.push(asked.map_err(|_| NatsError::Timeout { doing: doing(), after: ROOM })??);
