@@ -206,12 +206,17 @@ pub fn write_item(row: &Row, out: &mut Vec<u8>) {
 pub fn row_hash(row: &Row) -> ([u64; 4], usize) {
     let mut text = Vec::with_capacity(256 + row.body.size());
     write_item(row, &mut text);
-    let hash = blake3::hash(&text);
+    (text_hash(&text), text.len())
+}
+
+/// Returns the BLAKE3-256 of the text of an item in four lanes.
+pub fn text_hash(text: &[u8]) -> [u64; 4] {
+    let hash = blake3::hash(text);
     let mut lanes = [0; 4];
     for (lane, bytes) in lanes.iter_mut().zip(hash.as_bytes().as_chunks::<8>().0) {
         *lane = u64::from_be_bytes(*bytes);
     }
-    (lanes, text.len())
+    lanes
 }
 
 impl Digest {

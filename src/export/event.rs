@@ -11,6 +11,7 @@ mod fold;
 mod header;
 mod snapshot;
 
+use std::borrow::Cow;
 use std::fmt;
 
 pub use delivery::{Limit, Messages, Plan};
@@ -145,8 +146,8 @@ impl Stream {
 
     /// Returns the key of what is said of the inventory as a whole: `cluster/namespace/name`.
     pub fn key(&self) -> String {
-        let ObjectKeyText { namespace, name } = ObjectKeyText::of(&self.inventory);
-        format!("{}/{namespace}/{name}", escape(self.cluster.as_str()))
+        let InventoryKey { namespace, name } = &self.inventory;
+        format!("{}/{}/{}", escape(self.cluster.as_str()), escape(namespace.as_str()), escape(name.as_str()))
     }
 
     /// Returns the key of one row: `cluster/namespace/name/target/uid`.
@@ -157,18 +158,6 @@ impl Stream {
     /// Returns the key of a snapshot, as earlier releases have it: `cluster/namespace`.
     pub fn snapshot_key(&self) -> String {
         format!("{}/{}", self.cluster, self.inventory.namespace)
-    }
-}
-
-/// Namespace and name as segments of a key.
-struct ObjectKeyText {
-    namespace: String,
-    name: String,
-}
-
-impl ObjectKeyText {
-    fn of(key: &InventoryKey) -> Self {
-        Self { namespace: escape(key.namespace.as_str()), name: escape(key.name.as_str()) }
     }
 }
 
@@ -190,11 +179,7 @@ impl Message {
         let Sequence { epoch, n } = self.header.sequence;
         let inventory = self.header.stream.key();
         let parts = [inventory.as_bytes(), self.key.as_bytes(), &epoch.to_be_bytes(), &n.to_be_bytes()];
-        let id = crate::canonical::fingerprint(&parts);
-        id.0.iter().fold(String::with_capacity(32), |mut text, byte| {
-            let _ = fmt::Write::write_fmt(&mut text, format_args!("{byte:02x}")); // a String takes everything
-            text
-        })
+        format!("{:032x}", u128::from_be_bytes(crate::canonical::fingerprint(&parts).0))
     }
 
     /// Returns the bytes of the value.
@@ -210,11 +195,15 @@ impl Message {
 }
 
 /// Makes a text a segment of a key, and a value of a header: `/`, `%` and what is no printable ASCII is percent-encoded.
-fn escape(text: &str) -> String {
+fn escape(text: &str) -> Cow<'_, str> {
     encode(text, |byte| byte.is_ascii_graphic() && byte != b'/' && byte != b'%')
 }
 
-fn encode(text: &str, plain: impl Fn(u8) -> bool) -> String {
+fn encode(text: &str, plain: impl Fn(u8) -> bool) -> Cow<'_, str> {
+    // Nearly always there is nothing to do, and there are many for each message.
+    if text.bytes().all(&plain) {
+        return Cow::Borrowed(text);
+    }
     let mut out = String::with_capacity(text.len());
     for &byte in text.as_bytes() {
         if plain(byte) {
@@ -223,7 +212,7 @@ fn encode(text: &str, plain: impl Fn(u8) -> bool) -> String {
             let _ = fmt::Write::write_fmt(&mut out, format_args!("%{byte:02X}")); // a String takes everything
         }
     }
-    out
+    Cow::Owned(out)
 }
 
 /// Reads what [`encode`] wrote; nothing where that is no text.

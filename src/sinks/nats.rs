@@ -10,6 +10,7 @@
 mod client;
 mod config;
 mod error;
+mod flight;
 mod home;
 mod jetstream;
 mod link;

@@ -4,7 +4,7 @@
 //! held is brought up to date when all of them are acknowledged.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use jiff::Timestamp;
 
@@ -17,6 +17,9 @@ use crate::model::{Digest, Gvk, Namespace, Row, RowKey};
 
 /// No key and no headers of ours are longer: names have at most 253 bytes, and three for each when encoded.
 const HEADER_BYTES: u64 = 8192;
+
+/// No item has more beside its attributes: eight names, and six bytes for each of theirs when escaped.
+const ITEM_BYTES: u64 = 16_384;
 
 /// How large a message may be, by [`Message::size`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,9 +53,12 @@ pub struct Plan {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Upsert { row: Row, hash: [u64; 4], before: Option<[u64; 4]> },
+    Upsert { row: Row, hash: Hash, before: Option<[u64; 4]> },
     Delete { key: RowKey, namespace: Namespace, kind: Arc<Gvk>, before: [u64; 4] },
 }
+
+/// The hash of a row. It is taken when the row is written as a message, unless the plan had to know it.
+type Hash = OnceLock<[u64; 4]>;
 
 /// The messages of a plan, one by one.
 #[derive(Debug)]
@@ -73,8 +79,13 @@ impl Plan {
         let marked = !held.is_sound() && delta.base == Base::Drifted;
         let mut plan = Self::new(&delta.scope, held, owner, delta.standing.generation, marked);
         for row in &delta.upserts {
-            let (hash, bytes) = canonical::row_hash(row);
             let before = held.rows.get(&row.key());
+            if before.is_none() && row.body.attributes().len() as u64 + ITEM_BYTES + HEADER_BYTES <= limit.bytes {
+                plan.written += 1;
+                plan.steps.push(Step::Upsert { row: row.clone(), hash: Hash::new(), before: None });
+                continue;
+            }
+            let (hash, bytes) = canonical::row_hash(row);
             let equal = before.is_some_and(|before| before.hash == hash && before.namespace == row.namespace);
             if equal && !marked {
                 continue;
@@ -89,7 +100,8 @@ impl Plan {
                 continue;
             }
             plan.written += u64::from(!equal);
-            plan.steps.push(Step::Upsert { row: row.clone(), hash, before: before.map(|before| before.hash) });
+            let before = before.map(|before| before.hash);
+            plan.steps.push(Step::Upsert { row: row.clone(), hash: hash.into(), before });
         }
         for key in &delta.deletes {
             // In a round, what is not repeated is gone already; a tombstone is for those who look at keys alone.
@@ -158,8 +170,8 @@ impl Plan {
     /// Measures a row that is near the limit.
     fn too_large(&self, row: &Row, hash: [u64; 4], limit: Limit) -> Option<TooLarge> {
         let sequence = Sequence { epoch: u64::MAX, n: u64::MAX };
-        let step = Step::Upsert { row: row.clone(), hash, before: None };
-        let bytes = self.row_message(&step, sequence, Digest::default()).size();
+        let step = Step::Upsert { row: row.clone(), hash: hash.into(), before: None };
+        let bytes = self.row_message(&step, step.value(), sequence, Digest::default()).size();
         (bytes > limit.bytes).then(|| {
             let (inventory, ceiling) = (&self.stream.inventory, limit.bytes);
             let message = format!(
@@ -197,7 +209,7 @@ impl Plan {
         for step in &self.steps {
             match step {
                 Step::Upsert { row, hash, .. } => {
-                    held.insert(row.key(), &row.namespace, row.origin.gvk.clone(), *hash, ());
+                    held.insert(row.key(), &row.namespace, row.origin.gvk.clone(), known(hash, row), ());
                 }
                 Step::Delete { key, .. } => held.remove(key),
             }
@@ -229,20 +241,16 @@ impl Plan {
         Header { stream, owner, sequence, operation, digest, rows, item: None, set: None }
     }
 
-    fn row_message(&self, step: &Step, sequence: Sequence, digest: Digest) -> Message {
+    fn row_message(&self, step: &Step, value: Option<Vec<u8>>, sequence: Sequence, digest: Digest) -> Message {
         let (operation, key, namespace, gvk) = match step {
             Step::Upsert { row, .. } => (Operation::Upsert, row.key(), row.namespace.clone(), row.origin.gvk.clone()),
             Step::Delete { key, namespace, kind, .. } => {
                 (Operation::Delete, key.clone(), namespace.clone(), Gvk::clone(kind))
             }
         };
-        let (there, value) = match step {
-            Step::Delete { .. } => (None, None),
-            Step::Upsert { row, hash, .. } => {
-                let mut text = Vec::with_capacity(256 + row.body.size());
-                canonical::write_item(row, &mut text);
-                (Some(There { name: row.body.name().to_owned(), hash: *hash }), Some(text))
-            }
+        let there = match step {
+            Step::Delete { .. } => None,
+            Step::Upsert { row, hash, .. } => Some(There { name: row.body.name().to_owned(), hash: known(hash, row) }),
         };
         let text = self.stream.row_key(&key);
         let item = Some(ItemHeader { key, namespace, gvk, there });
@@ -273,8 +281,9 @@ impl Iterator for Messages {
         let message = if at < begin {
             plan.whole_message(Operation::Begin, sequence, self.digest, self.rows)
         } else if let Some(step) = plan.steps.get(at - begin) {
+            let value = step.value();
             step.count(plan.marked, &mut self.digest, &mut self.rows);
-            plan.row_message(step, sequence, self.digest)
+            plan.row_message(step, value, sequence, self.digest)
         } else if at - begin == plan.steps.len() {
             let closing = plan.closing?;
             if closing == Operation::Delete {
@@ -295,16 +304,30 @@ impl Iterator for Messages {
     }
 }
 
+/// Returns a hash, and takes it where nobody has yet.
+fn known(hash: &Hash, row: &Row) -> [u64; 4] {
+    *hash.get_or_init(|| canonical::row_hash(row).0)
+}
+
 impl Step {
+    /// Writes the value of the message, which gives the hash on the way.
+    fn value(&self) -> Option<Vec<u8>> {
+        let Self::Upsert { row, hash, .. } = self else { return None };
+        let mut text = Vec::with_capacity(256 + row.body.size());
+        canonical::write_item(row, &mut text);
+        hash.get_or_init(|| canonical::text_hash(&text));
+        Some(text)
+    }
+
     /// Counts the change into digest and number of rows; in a round only what is repeated counts.
     fn count(&self, marked: bool, digest: &mut Digest, rows: &mut u64) {
         match self {
-            Self::Upsert { hash, before, .. } => {
+            Self::Upsert { row, hash, before } => {
                 match before.filter(|_| !marked) {
                     Some(before) => digest.remove(before),
                     None => *rows += 1,
                 }
-                digest.add(*hash);
+                digest.add(known(hash, row));
             }
             Self::Delete { before, .. } if !marked => {
                 digest.remove(*before);

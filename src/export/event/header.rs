@@ -207,7 +207,7 @@ impl Header {
 
 /// Makes a text the value of a header.
 fn text(text: &str) -> String {
-    encode(text, |byte| byte.is_ascii_graphic() && byte != b'%')
+    encode(text, |byte| byte.is_ascii_graphic() && byte != b'%').into_owned()
 }
 
 /// Reads 64 hex digits.

@@ -75,7 +75,7 @@ pub(super) struct Client {
     reader: AbortHandle,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Shared {
     waiters: Mutex<HashMap<u64, Waiter>>,
     /// Why the connection ended.
@@ -83,10 +83,24 @@ struct Shared {
 }
 
 /// Who waits for an answer, with the room that the question takes until then.
-#[derive(Debug)]
 struct Waiter {
-    answer: oneshot::Sender<Incoming>,
+    whose: Whose,
     _room: OwnedSemaphorePermit,
+}
+
+/// Who is told of an answer.
+enum Whose {
+    One(oneshot::Sender<Incoming>),
+    Crowd(Arc<dyn Crowd>),
+}
+
+/// Sends many messages, and is told of the answer to each as it comes.
+pub(super) trait Crowd: Send + Sync {
+    /// Takes an answer. Called by the reader of the connection, so it does not wait.
+    fn answered(&self, answer: &Incoming);
+
+    /// Hears that the connection ended before an answer.
+    fn bereft(&self);
 }
 
 /// An answer that is awaited.
@@ -210,24 +224,36 @@ impl Client {
         &self.server
     }
 
-    fn closed(&self) -> NatsError {
+    /// Returns why the connection ended.
+    pub(super) fn closed(&self) -> NatsError {
         let end = self.shared.end.lock().clone();
         end.unwrap_or_else(|| NatsError::Closed { server: self.server.clone() })
     }
 
     /// Sends a message whose answer is awaited later; waits while too much is in flight.
     pub(super) async fn ask(&self, subject: &str, headers: HeaderMap, payload: Vec<u8>) -> Result<Pending, NatsError> {
-        let bytes = u32::try_from((payload.len() + HEAD_BYTES).min(QUEUE_BYTES)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| self.closed())?;
-        let token = self.next.fetch_add(1, Ordering::Relaxed);
         let (sender, answer) = oneshot::channel();
-        self.shared.waiters.lock().insert(token, Waiter { answer: sender, _room: room });
-        self.put(token, subject, headers, payload).await?;
+        self.put(Whose::One(sender), subject.to_owned(), headers, payload).await?;
         Ok(Pending { answer })
     }
 
-    async fn put(&self, token: u64, subject: &str, headers: HeaderMap, payload: Vec<u8>) -> Result<(), NatsError> {
-        let (subject, reply) = (subject.to_owned(), format!("{}.{token}", self.inbox));
+    /// Sends one message of many; waits while too much is in flight.
+    pub(super) async fn send(
+        &self,
+        crowd: Arc<dyn Crowd>,
+        subject: String,
+        headers: HeaderMap,
+        payload: Vec<u8>,
+    ) -> Result<(), NatsError> {
+        self.put(Whose::Crowd(crowd), subject, headers, payload).await
+    }
+
+    async fn put(&self, whose: Whose, subject: String, headers: HeaderMap, payload: Vec<u8>) -> Result<(), NatsError> {
+        let bytes = u32::try_from((payload.len() + HEAD_BYTES).min(QUEUE_BYTES)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes).await.map_err(|_| self.closed())?;
+        let token = self.next.fetch_add(1, Ordering::Relaxed);
+        self.shared.waiters.lock().insert(token, Waiter { whose, _room: room });
+        let reply = format!("{}.{token}", self.inbox);
         let sent = if !self.is_open() {
             false
         } else if headers.is_empty() {
@@ -366,13 +392,23 @@ impl Shared {
     /// Ends the connection for all that wait.
     fn finish(&self, error: NatsError) {
         self.end.lock().get_or_insert(error);
-        self.waiters.lock().clear();
+        let waiters = std::mem::take(&mut *self.waiters.lock());
+        for waiter in waiters.into_values() {
+            if let Whose::Crowd(crowd) = waiter.whose {
+                crowd.bereft();
+            }
+        }
     }
 
     fn deliver(&self, message: Incoming) {
         let Some(token) = message.subject.rsplit('.').next().and_then(|token| token.parse().ok()) else { return };
-        if let Some(waiter) = self.waiters.lock().remove(&token) {
-            let _ = waiter.answer.send(message); // nobody waits any more
+        let waiter = self.waiters.lock().remove(&token);
+        match waiter.map(|waiter| waiter.whose) {
+            Some(Whose::Crowd(crowd)) => crowd.answered(&message),
+            Some(Whose::One(answer)) => {
+                let _ = answer.send(message); // nobody waits any more
+            }
+            None => {}
         }
     }
 }

@@ -6,6 +6,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::CertificateError;
+
 use super::nkey::NkeyError;
 use crate::error::{Class, Classify};
 use crate::sinks::mandate::Deposed;
@@ -26,7 +28,7 @@ pub(super) enum NatsError {
     Dial(Arc<DialError>),
     #[error("{server} offers no TLS, and spec.tls or the address asks for it; turn it on there, or write nats://")]
     NoTls { server: String },
-    #[error("failed to open TLS with {server}")]
+    #[error("failed to open TLS with {server}{}", tls_advice(.source))]
     Handshake {
         server: String,
         #[source]
@@ -132,6 +134,22 @@ fn advice(code: u64) -> &'static str {
         10039 | 10076 => "; turn JetStream on for the account of the user",
         10065 => "; another stream has the subject: name that one in spec.nats.stream",
         10110 => "; the stream is sealed: name another one in spec.nats.stream",
+        _ => "",
+    }
+}
+
+/// Says what to do about a failed handshake.
+fn tls_advice(error: &rustls::Error) -> &'static str {
+    match error {
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "; name the server in spec.nats.url as its certificate does, or give it one of this name",
+        rustls::Error::InvalidCertificate(_) => {
+            "; if the certificate is the right one, name its authority in spec.tls.caBundle or spec.tls.caSecretRef"
+        }
+        rustls::Error::AlertReceived(_) => {
+            "; if it asks for a certificate of the client, name one that it trusts in spec.tls.clientSecretRef"
+        }
         _ => "",
     }
 }

@@ -200,7 +200,14 @@ impl Home {
         let mut known = self.known.lock();
         note(&mut known.fold);
         known.settle(stream);
-        known.ahead.extend(sequences);
+        for &sequence in sequences {
+            // As it is when nobody else writes.
+            if sequence == known.position + 1 {
+                known.position = sequence;
+            } else {
+                known.ahead.insert(sequence);
+            }
+        }
         while known.ahead.first() == Some(&(known.position + 1)) {
             known.ahead.pop_first();
             known.position += 1;

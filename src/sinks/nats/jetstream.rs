@@ -1,24 +1,22 @@
 //! What is asked of JetStream: the account, the stream, the headers of what it holds, and a place for a message.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use async_nats::{HeaderMap, HeaderName};
 use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use tokio::time::Instant;
 
-use super::client::{Client, Incoming, Pending, status, value};
+use super::client::{Client, Crowd, Incoming, status, value};
 use super::config::Creation;
 use super::error::NatsError;
+use super::flight::Flight;
 use super::subject::covers;
 use crate::export::event::{Header, HeaderError, Message};
 
 /// Messages of one pull.
 const BATCH: usize = 1000;
-/// Limit of one acknowledgement, from when it is waited for.
-const ACK: Duration = Duration::from_secs(30);
 
 /// What an answer may be instead.
 #[derive(Debug, Deserialize)]
@@ -34,6 +32,13 @@ struct ApiError {
     err_code: u64,
     #[serde(default)]
     description: String,
+}
+
+impl ApiError {
+    fn of(self, doing: String) -> NatsError {
+        let Self { code, err_code, description } = self;
+        NatsError::Api { doing, code: err_code, status: code, description }
+    }
 }
 
 /// A stream.
@@ -78,10 +83,12 @@ pub(super) struct Place {
     pub(super) filter: String,
 }
 
-/// Where an acknowledged message stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-pub(super) struct Acknowledged {
-    pub(super) seq: u64,
+/// What the stream says of a message: where it stands, or why it does not.
+#[derive(Debug, Deserialize)]
+struct Acknowledged {
+    error: Option<ApiError>,
+    #[serde(default)]
+    seq: u64,
     /// The stream has taken it for one that it had. No number is used twice, so this is never so.
     #[serde(default)]
     duplicate: bool,
@@ -115,8 +122,7 @@ async fn call<T: DeserializeOwned>(
 
 fn read<T: DeserializeOwned>(answer: &Incoming, doing: impl Fn() -> String) -> Result<T, NatsError> {
     if let Ok(Answer { error: Some(error) }) = serde_json::from_slice(&answer.payload) {
-        let ApiError { code, err_code, description } = error;
-        return Err(NatsError::Api { doing: doing(), code: err_code, status: code, description });
+        return Err(error.of(doing()));
     }
     serde_json::from_slice(&answer.payload).map_err(|_| NatsError::Answer { doing: doing() })
 }
@@ -240,22 +246,32 @@ fn position(reply: &str) -> Option<(u64, Timestamp, u64)> {
     Some((number(at)?, time, number(at + 3)?))
 }
 
-/// Sends a message; waits while too much is in flight.
-pub(super) async fn publish(client: &Client, subject: &str, message: &Message) -> Result<Pending, NatsError> {
+/// Sends a message of a flight; waits while too much is on its way.
+pub(super) async fn publish(
+    client: &Client,
+    flight: &Arc<Flight>,
+    subject: String,
+    message: Message,
+) -> Result<(), NatsError> {
     let mut headers = HeaderMap::new();
     headers.insert(async_nats::header::NATS_MESSAGE_ID, message.id());
     for (name, value) in message.header.fields() {
         headers.insert(HeaderName::from_static(name), value);
     }
-    client.ask(subject, headers, message.value().to_vec()).await
+    flight.begin();
+    client.send(Arc::clone(flight) as Arc<dyn Crowd>, subject, headers, message.value.unwrap_or_default()).await
 }
 
-/// Awaits that a message is stored.
-pub(super) async fn acknowledged(client: &Client, stream: &str, pending: Pending) -> Result<Acknowledged, NatsError> {
-    let doing = || format!("send to stream \"{stream}\"");
-    let answer = client.answer(pending, Instant::now() + ACK, doing).await?;
-    let stored: Acknowledged = read(&answer, doing)?;
-    if stored.duplicate { Err(NatsError::Answer { doing: doing() }) } else { Ok(stored) }
+/// Reads at which sequence a message was stored.
+pub(super) fn acknowledged(answer: &Incoming, doing: impl Fn() -> String) -> Result<u64, NatsError> {
+    if status(answer) == Some(503) {
+        return Err(NatsError::NoResponders { doing: doing() });
+    }
+    match serde_json::from_slice(&answer.payload) {
+        Ok(Acknowledged { error: Some(error), .. }) => Err(error.of(doing())),
+        Ok(Acknowledged { error: None, seq: seq @ 1.., duplicate: false }) => Ok(seq),
+        Ok(_) | Err(_) => Err(NatsError::Answer { doing: doing() }),
+    }
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use tokio::time::timeout;
 use super::Clock;
 use super::client::Client;
 use super::error::NatsError;
+use super::flight::Flight;
 use super::home::Home;
 use super::jetstream;
 use super::subject::subject_of;
@@ -219,7 +220,7 @@ impl Desk {
         messages: impl Iterator<Item = Message> + Send,
     ) -> Result<Sent, NatsError> {
         let name = &self.home.place.stream;
-        let (mut sent, mut waiting) = (Sent::default(), Vec::with_capacity(messages.size_hint().0));
+        let (mut bytes, flight) = (0, Arc::new(Flight::new(name, messages.size_hint().0)));
         for (index, message) in messages.enumerate() {
             if index % BURST == 0 {
                 let deposed = |source| NatsError::Deposed { stream: name.clone(), source };
@@ -227,19 +228,11 @@ impl Desk {
             }
             let subject = subject_of(&self.home.subject, &message.header);
             let doing = || format!("send to stream \"{name}\", which acknowledges nothing");
-            let asked = timeout(ROOM, jetstream::publish(client, &subject, &message)).await;
-            waiting.push(asked.map_err(|_| NatsError::Timeout { doing: doing(), after: ROOM })??);
-            sent.bytes += message.value().len() as u64;
+            bytes += message.value().len() as u64;
+            let sent = timeout(ROOM, jetstream::publish(client, &flight, subject, message)).await;
+            sent.map_err(|_| NatsError::Timeout { doing: doing(), after: ROOM })??;
         }
-        let mut failure = None;
-        for pending in waiting {
-            match jetstream::acknowledged(client, name, pending).await {
-                Ok(stored) => sent.sequences.push(stored.seq),
-                // One that is refused by the stream: the others are answered as well.
-                Err(error @ NatsError::Api { .. }) => failure = failure.or(Some(error)),
-                Err(error) => return Err(failure.unwrap_or(error)),
-            }
-        }
-        failure.map_or(Ok(sent), Err)
+        let sequences = flight.end(|| client.closed()).await?;
+        Ok(Sent { sequences, bytes })
     }
 }
