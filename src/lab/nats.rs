@@ -1,5 +1,7 @@
 //! A real NATS server with JetStream, and somebody who reads, writes and deletes in its streams past the operator.
 
+mod accounts;
+
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +14,8 @@ use futures::StreamExt as _;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
+
+pub use accounts::Accounts;
 
 use super::process::{self, Guard, Process, Signal};
 use super::tools::Tool;
@@ -35,6 +39,8 @@ pub struct NatsOptions {
     pub tls: Option<(PathBuf, PathBuf, Option<PathBuf>)>,
     /// The largest message in bytes.
     pub max_payload: Option<u64>,
+    /// More lines of its configuration.
+    pub more: String,
 }
 
 /// A running server. Dropping it ends it.
@@ -126,6 +132,7 @@ impl NatsServer {
             self.port,
             self.dir.join("data").display().to_string()
         );
+        text.push_str(&self.options.more);
         if let Some(bytes) = self.options.max_payload {
             let _ = writeln!(text, "max_payload: {bytes}"); // a String takes everything
         }
@@ -176,10 +183,24 @@ impl Somebody {
 
     /// Reads all messages of a filter, in order; none where there is no stream.
     pub async fn messages(&self, stream: &str, filter: &str) -> Result<Vec<StoredMessage>> {
-        let consumer = json!({"stream_name": stream, "config": {
+        self.messages_since(stream, filter, None).await
+    }
+
+    /// Reads the messages of a filter that were stored since a time, in order; none where there is no stream.
+    pub async fn messages_since(
+        &self,
+        stream: &str,
+        filter: &str,
+        since: Option<Timestamp>,
+    ) -> Result<Vec<StoredMessage>> {
+        let mut consumer = json!({"stream_name": stream, "config": {
             "deliver_policy": "all", "ack_policy": "none", "filter_subject": filter, "mem_storage": true,
             "num_replicas": 1, "inactive_threshold": 30_000_000_000_u64,
         }});
+        if let Some(since) = since {
+            consumer["config"]["deliver_policy"] = "by_start_time".into();
+            consumer["config"]["opt_start_time"] = since.to_string().into();
+        }
         let made = match self.api(&format!("CONSUMER.CREATE.{stream}"), &consumer).await {
             Ok(made) => made,
             Err(error) if error.to_string().contains("stream not found") => return Ok(Vec::new()),

@@ -54,6 +54,8 @@ const VENDORS: &[(&str, &[&str])] = &[
     ("tokio_postgres_rustls", &["sinks/postgres"]),
     ("object_store", &["sinks/object"]),
     ("parquet", &["sinks/object"]),
+    ("async_nats", &["sinks/nats", "lab"]),
+    ("nkeys", &["sinks/nats", "lab"]),
     ("axum", &["http", "lab"]),
     ("prometheus", &["metrics"]),
     ("cel", &["expr"]),

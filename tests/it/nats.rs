@@ -2,6 +2,7 @@
 
 mod contract;
 mod faults;
+mod login;
 
 use std::sync::Arc;
 

@@ -207,6 +207,23 @@ async fn another_operator_is_in_the_way_and_a_stream_of_others_is_left_alone() {
         NatsConfig { stream: "absent".to_owned(), create: kollect::sinks::nats::Creation::Existing, ..through.clone() };
     let missing = row_sink(&us, &missing).probe().await.unwrap_err();
     assert!(missing.to_string().contains("there is no stream \"absent\""), "{missing}");
+    // One that somebody made with other settings takes the rows, and stays as it is.
+    let somebody = ground.server.somebody().await.unwrap();
+    let settings = json!({
+        "name": "theirs", "subjects": ["theirs.>"], "storage": "memory", "max_msgs_per_subject": 1,
+        "max_msg_size": 65_536, "description": "of somebody else",
+    });
+    let before = somebody.api("STREAM.CREATE.theirs", &settings).await.unwrap()["config"].clone();
+    let theirs = NatsConfig { stream: "theirs".to_owned(), subject: "theirs.{uid}".to_owned(), ..through.clone() };
+    for _ in 0..2 {
+        cluster.change(10);
+        cluster.deliver(&row_sink(&younger, &theirs)).await.unwrap();
+    }
+    assert_eq!(cluster.deliver(&row_sink(&life("us"), &theirs)).await.unwrap(), 0, "a restart sends nothing");
+    let after = somebody.api("STREAM.INFO.theirs", &json!(null)).await.unwrap();
+    assert_eq!(after["config"], before);
+    // A message for each row that is there or went, and the last `end`.
+    assert_eq!(after["state"]["messages"], 11);
     let said = row_sink(&us, &through).probe().await.unwrap();
     assert!(said.starts_with("NATS JetStream account info request succeeded"), "{said}");
 }
