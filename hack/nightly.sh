@@ -8,8 +8,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/cargo.sh
 . hack/lib/tools.sh
 
-STEPS=(test kill9 long chaos model fuzz load-10k cold-start-10k cold-start-100k small idle churn restart copy git object freshness memory
-    cluster-target fanout)
+STEPS=(test kill9 long chaos model fuzz load-10k cold-start-10k cold-start-100k small idle churn restart copy git object freshness nats
+    memory cluster-target fanout)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -82,6 +82,12 @@ extra_rss_mib < 64'
     freshness)
         bound=60m run=(hack/bench/bench.sh freshness --rows 100000 --rate 100)
         limits='p99_ms <= 350'
+        ;;
+    nats)
+        bound=60m run=(hack/bench/bench.sh nats --rows 100000 --rate 100)
+        limits='throughput_ratio >= 0.7
+p99_ms <= 300
+extra_rss_mib < 64'
         ;;
     memory)
         bound=60m run=(hack/bench/bench.sh memory --rows 100000)

@@ -3,16 +3,18 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
-//! `copy`, `git` and `object` have neither objects nor an operator.
+//! `copy`, `git` and `object` have neither objects nor an operator; `nats` has them in its second half.
 
 mod cluster_target;
 mod copy;
 mod freshness;
 mod git;
 mod memory;
+mod nats;
 mod object;
 mod report;
 mod stage;
+mod stream;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -67,6 +69,8 @@ pub enum Name {
     Object,
     /// From the API server's answer to the commit in PostgreSQL, for many changes per second without an interval.
     Freshness,
+    /// The sink of NATS: alone beside the load tool of the broker, then as `freshness`, to the stream.
+    Nats,
 }
 
 impl Name {
@@ -82,6 +86,7 @@ impl Name {
             Self::Git => "git",
             Self::Object => "object",
             Self::Freshness => "freshness",
+            Self::Nats => "nats",
         }
     }
 }
@@ -100,7 +105,7 @@ pub struct Bench {
     pub targets: usize,
     /// How often to measure; the report shows the medians.
     pub runs: usize,
-    /// Changes per second of `freshness`.
+    /// Changes per second of `freshness` and `nats`.
     pub rate: f64,
     /// The `kollect` binary.
     pub kollect: PathBuf,
@@ -121,7 +126,7 @@ impl Bench {
             Name::Object => return object::run(self).await,
             _ => {}
         }
-        if self.name == Name::Freshness {
+        if matches!(self.name, Name::Freshness | Name::Nats) {
             let changes = freshness::changes(self);
             ensure!(
                 (1..=self.rows).contains(&changes),
@@ -129,8 +134,11 @@ impl Bench {
                 self.rows
             );
         }
-        let filled = stage::filled_etcd(self).await.context("failed to fill etcd")?;
         let mut report = Report::default();
+        if self.name == Name::Nats {
+            stream::throughput(self, &mut report).await.context("failed in the throughput of the sink alone")?;
+        }
+        let filled = stage::filled_etcd(self).await.context("failed to fill etcd")?;
         for run in 1..=self.runs {
             let mut stage = Stage::set(self, &filled).await.with_context(|| format!("failed to set up run {run}"))?;
             let values = match self.name {
@@ -140,7 +148,7 @@ impl Bench {
                 Name::Restart => restart(&mut stage).await,
                 Name::Memory => memory::run(self.rows, &mut stage).await,
                 Name::ClusterTarget => cluster_target::run(self, &mut stage).await,
-                Name::Freshness => freshness::run(self, &mut stage).await,
+                Name::Freshness | Name::Nats => freshness::run(self, &mut stage).await,
                 Name::Copy | Name::Git | Name::Object => bail!("it has no stage"),
             };
             let values = match values {
@@ -166,7 +174,7 @@ impl Bench {
 
     /// Returns `exportMinInterval` of the inventories.
     fn interval(&self) -> &'static str {
-        if self.name == Name::Freshness { "0s" } else { "30s" }
+        if matches!(self.name, Name::Freshness | Name::Nats) { "0s" } else { "30s" }
     }
 }
 

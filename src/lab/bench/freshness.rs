@@ -1,9 +1,10 @@
-//! How long after the API server's answer a change is committed in PostgreSQL, for many changes per second.
+//! How long after the API server's answer a change is committed in PostgreSQL, or stored in a stream, for many changes per
+//! second.
 //!
 //! Nothing watches while the changes run. The server stamps each commit itself (`track_commit_timestamp`), and each changed
 //! row names the transaction that wrote it, so that one query at the end tells when each row was committed, by the same
 //! clock that stamped the answers. The stamp is taken before the commit is flushed to disk; how long a commit takes from
-//! outside is measured beside it, at rest.
+//! outside is measured beside it, at rest. A broker stamps each message that it stores, and all are read at the end.
 
 use std::collections::HashMap;
 use std::time::{Duration, SystemTime};
@@ -14,13 +15,13 @@ use tokio::time::{Instant, sleep};
 use super::super::load::{Change, IMAGE};
 use super::super::postgres::{Database, Postgres};
 use super::super::wait::wait_for;
-use super::stage::{Stage, TABLE};
-use super::{Bench, QUIET, Values};
+use super::stage::{Outlet, Stage, TABLE};
+use super::{Bench, QUIET, Values, stream};
 
 /// How long changes are sent.
 const LENGTH: Duration = Duration::from_secs(30);
 
-/// Time after the last change in which nobody looks, for looking costs PostgreSQL time on the same cores.
+/// Time after the last change in which nobody looks, for looking costs the server time on the same cores.
 const UNDISTURBED: Duration = Duration::from_secs(3);
 
 /// A change that is not there by then never will.
@@ -53,29 +54,34 @@ pub(super) async fn run(bench: &Bench, stage: &mut Stage) -> Result<Values> {
     let sending = clock.0.elapsed();
     sleep(UNDISTURBED).await;
     let cpu = stage.operator()?.process().cpu_seconds()? - cpu;
-    wait_for("all changes to arrive", ARRIVAL, || async {
-        let arrived = stage.count_changed_rows().await?;
-        ensure!(arrived == changes.len(), "{arrived} of {} are there", changes.len());
-        Ok(())
+    let arrivals = wait_for("all changes to arrive", ARRIVAL, || async {
+        let arrivals = match stage.outlet() {
+            Outlet::Table(database) => commit_times(database).await?,
+            Outlet::Stream(broker) => stream::arrivals(&**broker, clock.1).await?,
+        };
+        ensure!(arrivals.len() == changes.len(), "{} of {} are there", arrivals.len(), changes.len());
+        Ok(arrivals)
     })
     .await?;
-    let committed = commit_times(stage.database()).await?;
     let mut delays_ms = Vec::with_capacity(changes.len());
     for Change { object, at } in &changes {
         let answered = (clock.1 + at.duration_since(clock.0)).duration_since(SystemTime::UNIX_EPOCH)?;
-        let committed = committed.get(&stage.load().object(*object)).context("a row has no time of commit")?;
-        delays_ms.push((committed - answered.as_secs_f64()) * 1_000.0);
+        let arrived = arrivals.get(&stage.load().object(*object)).context("a change has not arrived")?;
+        delays_ms.push((arrived - answered.as_secs_f64()) * 1_000.0);
     }
     delays_ms.sort_by(f64::total_cmp);
-    Ok(vec![
+    let mut values = vec![
         ("p50_ms", percentile(&delays_ms, 50)),
         ("p99_ms", percentile(&delays_ms, 99)),
         ("max_ms", percentile(&delays_ms, 100)),
         ("events", changes.len() as f64),
         ("events_per_second", changes.len() as f64 / sending.as_secs_f64()),
         ("cpu_seconds", cpu),
-        ("commit_ms", commit_ms(stage.database()).await?),
-    ])
+    ];
+    if let Outlet::Table(database) = stage.outlet() {
+        values.push(("commit_ms", commit_ms(database).await?));
+    }
+    Ok(values)
 }
 
 /// Returns when each changed row was committed, in seconds since 1970, by namespace and name.

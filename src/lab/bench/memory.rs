@@ -96,7 +96,7 @@ async fn held(stage: &Stage) -> Result<Held> {
 async fn attribute_bytes(stage: &Stage) -> Result<f64> {
     let query = format!("SELECT (payload->'attributes')::text FROM {TABLE}");
     let mut bytes = 0;
-    for row in stage.database().query(&query, &[]).await? {
+    for row in stage.database()?.query(&query, &[]).await? {
         let attributes: Value = serde_json::from_str(row.get(0))?;
         bytes += attributes.to_string().len();
     }

@@ -1,6 +1,7 @@
 //! The stage of one run: a lab with filled etcd, the custom resources of the bench, and the operator on it.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -17,7 +18,8 @@ use super::super::process;
 use super::super::tools::{self, Tool};
 use super::super::wait::wait_for;
 use super::super::{Lab, LabOptions};
-use super::{Bench, DATABASE, Name, cluster_target, freshness, memory};
+use super::stream::Broker;
+use super::{Bench, DATABASE, Name, cluster_target, freshness, memory, stream};
 
 pub(super) const TABLE: &str = "inventory_items";
 
@@ -36,13 +38,21 @@ pub(super) struct Stage {
     archive: Option<Archive>,
     options: OperatorOptions,
     client: Client,
-    database: Database,
+    outlet: Outlet,
     load: Load,
     rows: usize,
     targets: usize,
     /// What [`Stage::apply_targets`] applies.
     held: Vec<Value>,
     lab: Lab,
+}
+
+/// Where the rows go.
+pub(super) enum Outlet {
+    /// To the table of all benches.
+    Table(Database),
+    /// To a stream instead.
+    Stream(Arc<dyn Broker>),
 }
 
 /// A repository that gets a file for each row, beside the table.
@@ -94,21 +104,30 @@ pub(super) async fn filled_etcd(bench: &Bench) -> Result<PathBuf> {
 impl Stage {
     /// Starts a lab on a copy of the filled etcd and applies the custom resources. The operator does not run yet.
     pub(super) async fn set(bench: &Bench, filled: &Path) -> Result<Self> {
-        let options =
-            LabOptions { garbage_collector: false, etcd_from: Some(filled.to_owned()), ..LabOptions::default() };
+        let options = LabOptions {
+            garbage_collector: false,
+            postgres: bench.name != Name::Nats,
+            etcd_from: Some(filled.to_owned()),
+            ..LabOptions::default()
+        };
         let lab = Lab::start(options).await?;
         lab.api().apply_crds(&bench.crds)?;
         if bench.name == Name::Freshness {
             freshness::stamp_commits(lab.postgres()).await?;
         }
-        lab.postgres().create_database(DATABASE).await?;
+        let outlet = if let Some(broker) = stream::start(bench.name, &lab).await? {
+            Outlet::Stream(broker)
+        } else {
+            lab.postgres().create_database(DATABASE).await?;
+            Outlet::Table(lab.postgres().connect(DATABASE).await?)
+        };
         let load = load_of(bench);
         let archive = if bench.name == Name::Restart { Some(Archive::start()?) } else { None };
         let url = archive.as_ref().map(|archive| archive.server.url(&archive.repository));
-        let (dsn, mut documents) = (lab.postgres().dsn(DATABASE), Vec::new());
+        let mut documents = Vec::new();
         match bench.name {
             Name::ClusterTarget => documents.push(cluster_target::profile(&load.namespace(0), &profile())),
-            _ => documents.extend(manifests(bench, &load, &dsn, url.as_deref())),
+            _ => documents.extend(manifests(bench, &load, &Sink::of(&outlet, &lab), url.as_deref())),
         }
         // What it takes without a single row is measured first.
         let later = |document: &Value| bench.name == Name::Memory && document["kind"] == "KollectTarget";
@@ -130,7 +149,7 @@ impl Stage {
             archive,
             options,
             client: lab.api().client().await?,
-            database: lab.postgres().connect(DATABASE).await?,
+            outlet,
             load,
             rows: bench.rows,
             targets: bench.targets,
@@ -161,8 +180,15 @@ impl Stage {
         &self.load
     }
 
-    pub(super) fn database(&self) -> &Database {
-        &self.database
+    pub(super) fn outlet(&self) -> &Outlet {
+        &self.outlet
+    }
+
+    pub(super) fn database(&self) -> Result<&Database> {
+        match &self.outlet {
+            Outlet::Table(database) => Ok(database),
+            Outlet::Stream(_) => bail!("this bench has no table"),
+        }
     }
 
     pub(super) fn client(&self) -> &Client {
@@ -189,20 +215,19 @@ impl Stage {
         self.lab.api().apply(&list(&held)).map(drop)
     }
 
-    /// Starts the operator and waits until every row is in PostgreSQL.
+    /// Starts the operator and waits until every row is there.
     pub(super) async fn cold_start(&mut self) -> Result<ColdStart> {
         self.operator = Some(Operator::spawn(&self.options, self.lab.guard())?);
         self.delivered().await
     }
 
-    /// Waits until every row is in PostgreSQL.
+    /// Waits until every row is there.
     pub(super) async fn delivered(&mut self) -> Result<ColdStart> {
-        let operator = self.operator.as_mut().context("the operator does not run")?;
         // Counting the rows costs PostgreSQL time on the same cores, the more the more there are.
-        let pace = Duration::from_millis(if self.rows > 20_000 { 200 } else { 50 });
-        let expected = i64::try_from(self.rows)?;
+        let (expected, pace) = (self.rows, Duration::from_millis(if self.rows > 20_000 { 200 } else { 50 }));
         loop {
-            let count = self.lab.postgres().count(&self.database, TABLE).await?;
+            let count = self.count_rows().await?;
+            let operator = self.operator.as_mut().context("the operator does not run")?;
             let elapsed = operator.started().elapsed();
             if count == expected {
                 let cpu_seconds = operator.process().cpu_seconds()?;
@@ -232,7 +257,7 @@ impl Stage {
     /// Waits until the operator has written nothing to the API and no row for so long.
     pub(super) async fn quiet(&mut self, length: Duration) -> Result<()> {
         let deadline = Instant::now() + length * 10;
-        let mut seen = (0, RowWrites::default());
+        let mut seen = (0, 0);
         let mut since = Instant::now();
         while since.elapsed() < length {
             if let Some(operator) = &mut self.operator
@@ -240,7 +265,7 @@ impl Stage {
             {
                 bail!("the operator ended with {status}");
             }
-            let now = (self.api_writes()?.len(), self.row_writes().await?);
+            let now = (self.api_writes()?.len(), self.writes().await?);
             if now != seen {
                 (seen, since) = (now, Instant::now());
             }
@@ -258,19 +283,34 @@ impl Stage {
     /// Returns how many rows have an image other than the first.
     pub(super) async fn count_changed_rows(&self) -> Result<usize> {
         let query = format!("SELECT count(*) FROM {TABLE} WHERE strpos(payload::text, $1) = 0");
-        let count: i64 = self.database.query_one(&query, &[&IMAGE]).await?.get(0);
+        let count: i64 = self.database()?.query_one(&query, &[&IMAGE]).await?.get(0);
         Ok(usize::try_from(count)?)
     }
 
-    /// Fails unless the table has one row for each object.
+    /// Fails unless there is one row for each object.
     pub(super) async fn check_rows(&self) -> Result<()> {
-        let count = self.lab.postgres().count(&self.database, TABLE).await?;
-        ensure!(usize::try_from(count)? == self.rows, "{count} rows for {} objects", self.rows);
+        let count = self.count_rows().await?;
+        ensure!(count == self.rows, "{count} rows for {} objects", self.rows);
         Ok(())
     }
 
+    async fn count_rows(&self) -> Result<usize> {
+        match &self.outlet {
+            Outlet::Table(database) => Ok(usize::try_from(self.lab.postgres().count(database, TABLE).await?)?),
+            Outlet::Stream(broker) => stream::count_rows(&**broker, self.rows).await,
+        }
+    }
+
     pub(super) async fn row_writes(&self) -> Result<RowWrites> {
-        self.lab.postgres().row_writes(&self.database, TABLE).await
+        self.lab.postgres().row_writes(self.database()?, TABLE).await
+    }
+
+    /// Returns a number that grows with whatever is written to where the rows go.
+    async fn writes(&self) -> Result<u64> {
+        match &self.outlet {
+            Outlet::Table(_) => Ok(u64::try_from(self.row_writes().await?.total())?),
+            Outlet::Stream(broker) => broker.count().await,
+        }
     }
 
     /// Returns the number of commits in the repository; fails unless it has a file for each object.
@@ -293,9 +333,38 @@ fn load_of(bench: &Bench) -> Load {
     Load { namespaces: bench.namespaces, per_namespace: bench.rows / bench.namespaces, ..Load::default() }
 }
 
-/// Returns everything that a user writes: six attributes, one of them CEL, one shared table, and one shared repository
-/// where there is one. A cluster target has manifests of its own.
-fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) -> Vec<Value> {
+/// The sink of every inventory, and what it needs.
+struct Sink {
+    kind: &'static str,
+    /// Which references of an inventory name it.
+    refs: &'static str,
+    spec: Value,
+    secret: Value,
+}
+
+impl Sink {
+    fn of(outlet: &Outlet, lab: &Lab) -> Self {
+        match outlet {
+            Outlet::Table(_) => Self {
+                kind: "KollectDatabaseSink",
+                refs: "databaseSinkRefs",
+                spec: json!({
+                    "type": "postgres",
+                    "cluster": "bench",
+                    "postgres": {"databaseRef": {"name": "bench"}, "table": TABLE},
+                }),
+                secret: json!({"dsn": lab.postgres().dsn(DATABASE)}),
+            },
+            Outlet::Stream(broker) => {
+                Self { kind: "KollectEventSink", refs: "eventSinkRefs", spec: broker.spec(), secret: json!({}) }
+            }
+        }
+    }
+}
+
+/// Returns everything that a user writes: six attributes, one of them CEL, one shared table or stream, and one shared
+/// repository where there is one. A cluster target has manifests of its own.
+fn manifests(bench: &Bench, load: &Load, sink: &Sink, repository: Option<&str>) -> Vec<Value> {
     let mut documents = Vec::new();
     for target in 0..bench.targets {
         let namespace = load.namespace(target);
@@ -316,19 +385,13 @@ fn manifests(bench: &Bench, load: &Load, dsn: &str, repository: Option<&str>) ->
             "apiVersion": "v1",
             "kind": "Secret",
             "metadata": {"name": "bench", "namespace": namespace},
-            "stringData": {"dsn": dsn},
+            "stringData": sink.secret,
         }));
         documents.push(named("KollectProfile", profile()));
         documents.push(named("KollectTarget", selects));
-        documents.push(named(
-            "KollectDatabaseSink",
-            json!({
-                "type": "postgres",
-                "cluster": "bench",
-                "postgres": {"databaseRef": {"name": "bench"}, "table": TABLE},
-            }),
-        ));
-        let mut inventory = json!({"databaseSinkRefs": [{"name": "bench"}], "exportMinInterval": bench.interval()});
+        documents.push(named(sink.kind, sink.spec.clone()));
+        let mut inventory = json!({"exportMinInterval": bench.interval()});
+        inventory[sink.refs] = json!([{"name": "bench"}]);
         if let Some(endpoint) = repository {
             let layout = json!({"mode": "perResource"});
             let sink = json!({"type": "git", "cluster": "bench", "endpoint": endpoint, "layout": layout});
