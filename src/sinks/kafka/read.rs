@@ -207,7 +207,7 @@ fn header(message: &BorrowedMessage<'_>) -> Option<Header> {
         headers.iter().filter_map(|header| Some((header.key, std::str::from_utf8(header.value?).ok()?))).collect();
     let mut header = Header::read(|name| texts.iter().find(|(key, _)| *key == name).map(|(_, value)| *value)).ok()?;
     if let Some(there) = header.item.as_mut().and_then(|item| item.there.as_mut()) {
-        there.hash = canonical::item_hash(message.payload().unwrap_or_default());
+        there.hash = canonical::text_hash(message.payload().unwrap_or_default());
     }
     Some(header)
 }
