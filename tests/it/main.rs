@@ -72,3 +72,5 @@ mod support;
 mod tenant;
 #[cfg(test)]
 mod troubleshooting;
+#[cfg(test)]
+mod verify;
