@@ -74,3 +74,5 @@ mod support;
 mod tenant;
 #[cfg(test)]
 mod troubleshooting;
+#[cfg(test)]
+mod verify;

@@ -2,7 +2,8 @@
 
 use kollect::api;
 use kollect::api::v1alpha1::{
-    Duration, KollectDatabaseSink, KollectInventory, KollectProfile, KollectSnapshotSink, KollectTarget, WatchMode,
+    Duration, KollectDatabaseSink, KollectEventSink, KollectInventory, KollectProfile, KollectSnapshotSink,
+    KollectTarget, WatchMode,
 };
 use kollect::validate;
 use kube::api::{DynamicObject, PostParams, TypeMeta};
@@ -78,6 +79,15 @@ async fn every_sample_is_accepted_strictly_and_read_by_our_types() {
         let git = validate::git(&sink.spec).unwrap();
         assert!(git.warnings.is_empty() && validate::not_served::snapshot_sink(&sink.spec).is_empty(), "{git:?}");
     }
+    for (name, format) in [("bucket", "parquet"), ("archive", "ndjson")] {
+        let sink = Api::<KollectSnapshotSink>::namespaced(client.clone(), "default").get(name).await.unwrap();
+        let object = validate::object(&sink.spec).unwrap();
+        assert!(object.warnings.is_empty() && validate::not_served::snapshot_sink(&sink.spec).is_empty(), "{object:?}");
+        assert_eq!(object.encoding.format(), format);
+    }
+    let streams = Api::<KollectEventSink>::namespaced(client.clone(), "default");
+    validate::nats(&streams.get("bus").await.unwrap().spec).unwrap();
+    validate::kafka(&streams.get("topic").await.unwrap().spec).unwrap();
     let inventory = Api::<KollectInventory>::namespaced(client.clone(), "team-a").get("inventory").await.unwrap();
     validate::inventory(&inventory.spec, 1_572_864).unwrap();
     assert_eq!(inventory.spec.export_min_interval, Duration::from_secs(30), "the default is persisted");
