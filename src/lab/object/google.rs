@@ -87,7 +87,7 @@ impl Server {
         let query: HashMap<&str, &str> =
             parts.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('=')).collect();
         match (&parts.method, query.get("uploadId"), query.get("partNumber")) {
-            (&Method::POST, None, _) if query.contains_key("uploads") => self.begin(&parts),
+            (&Method::POST, None, _) if query.contains_key("uploads") => Ok(self.begin(&parts)),
             (&Method::PUT, Some(id), Some(number)) => self.add(id, number.parse()?, body),
             (&Method::POST, Some(id), _) => self.complete(id).await,
             (&Method::DELETE, Some(id), _) => {
@@ -99,13 +99,13 @@ impl Server {
         }
     }
 
-    fn begin(&self, parts: &Parts) -> Result<Response> {
+    fn begin(&self, parts: &Parts) -> Response {
         let upload =
             Upload { path: parts.uri.path().to_owned(), headers: parts.headers.clone(), parts: BTreeMap::new() };
         let id = format!("upload-{}", self.begun.fetch_add(1, Ordering::Relaxed));
         let said = format!("<InitiateMultipartUploadResult><UploadId>{id}</UploadId></InitiateMultipartUploadResult>");
         self.uploads.lock().insert(id, upload);
-        Ok(Response::new(Body::from(said)))
+        Response::new(Body::from(said))
     }
 
     fn add(&self, id: &str, number: u32, content: Bytes) -> Result<Response> {

@@ -310,6 +310,8 @@ fn amazon(
         .with_region(&config.region)
         .with_virtual_hosted_style_request(hosted)
         .with_allow_http(true)
+        // Objects go one by one, and a deletion of many is not served by Google.
+        .with_disable_bulk_delete(true)
         .with_retry(retry)
         .with_http_connector(connector);
     let server = match &bucket.server {

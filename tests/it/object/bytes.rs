@@ -75,7 +75,7 @@ async fn documents_parts_and_what_becomes_of_them_are_as_the_examples_say() {
     let mut order = vec![put_record.clone(), put, put_record.clone(), "PutObject prod/.kollect/identity".to_owned()];
     order.push(put_record.clone());
     order.extend([1, 2, 3, 0].map(|index| format!("PutObject {}", want[index])));
-    order.extend([put_record.clone(), "DeleteObjects -".to_owned(), put_record]);
+    order.extend([put_record.clone(), "DeleteObject prod/inventory/team-a/apps.json".to_owned(), put_record]);
     assert_eq!(writes(&server), order);
 
     // A path of the sink's own; what stands at the old one stays, and nobody owns it.
