@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::client::{self, Reader, Writer};
 use super::config::{Checked, Mode, Provisioning};
 use super::error::KafkaError;
+use super::group::Waiting;
 use super::read::{Ledger, Pass};
 use super::topic::{self, Facts, REACH};
 use crate::export::Scope;
@@ -62,6 +63,7 @@ pub(super) struct Home {
     pub(super) count: Arc<Count>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
+    pub(super) waiting: Waiting,
     pub(super) desk: Arc<Mutex<Desk>>,
 }
 
