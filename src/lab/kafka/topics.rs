@@ -134,7 +134,9 @@ impl Topics {
 
     /// Returns how many places of a topic are taken: its messages, and the marks that end transactions.
     pub async fn len(&self, topic: &str) -> Result<u64> {
-        let (config, topic) = (self.config(), topic.to_owned());
+        let (mut config, topic) = (self.config(), topic.to_owned());
+        // The marks follow the answer to whoever ends a transaction, and until then its messages hide from the others.
+        config.set("isolation.level", "read_uncommitted");
         tokio::task::spawn_blocking(move || {
             let consumer: BaseConsumer = config.create()?;
             let metadata = consumer.fetch_metadata(Some(&topic), LIMIT)?;
