@@ -11,6 +11,8 @@ COPY benches benches
 ARG VERSION=dev
 ARG COMMIT=unknown
 ARG BUILT=unknown
+# The image below has OpenSSL, but no zlib: it becomes part of the program.
+ENV LIBZ_SYS_STATIC=1
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
     KOLLECT_VERSION=$VERSION KOLLECT_COMMIT=$COMMIT KOLLECT_BUILT=$BUILT \

@@ -9,7 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/tools.sh
 
 STEPS=(test kill9 long chaos model fuzz load-10k cold-start-10k cold-start-100k small idle churn restart copy git object freshness nats
-    memory cluster-target fanout)
+    kafka memory cluster-target fanout)
 
 # Sets `bound` (what `timeout` takes), `limits` (over the keys of the bench's JSON, one per line) and `run`.
 step() {
@@ -85,6 +85,12 @@ extra_rss_mib < 64'
         ;;
     nats)
         bound=60m run=(hack/bench/bench.sh nats --rows 100000 --rate 100)
+        limits='throughput_ratio >= 0.7
+p99_ms <= 300
+extra_rss_mib < 64'
+        ;;
+    kafka)
+        bound=60m run=(hack/bench/bench.sh kafka --rows 100000 --rate 100)
         limits='throughput_ratio >= 0.7
 p99_ms <= 300
 extra_rss_mib < 64'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures: hack/bench/bench.sh NAME [--rows N] [--namespaces M] [--targets T] [--runs R] [--rate C] [--memory-limit MIB]
-# NAME is cold-start, idle, churn, restart, memory, cluster-target, copy, git, object, freshness, nats, extract or fanout. Starts what it needs, tears it down, prints one JSON object as last line.
+# NAME is cold-start, idle, churn, restart, memory, cluster-target, copy, git, object, freshness, nats, kafka, extract or fanout. Starts what it needs, tears it down, prints one JSON object as last line.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 . hack/lib/cargo.sh

@@ -243,7 +243,7 @@ struct BenchArguments {
     targets: Option<usize>,
     #[arg(long, default_value_t = 3)]
     runs: usize,
-    /// Changes per second of `freshness` and `nats`.
+    /// Changes per second of `freshness`, `nats` and `kafka`.
     #[arg(long, default_value_t = 100.0)]
     rate: f64,
     /// The `kollect` binary. Default: the one beside this program.

@@ -3,12 +3,13 @@
 //! Every run has a lab of its own. The objects come from an etcd directory that is filled once per shape, kept, and
 //! copied for each run, so that no run sees what another one left. CPU and memory are those that the kernel accounts to
 //! the operator, row writes those that PostgreSQL counted on the data table, API writes those in the audit log.
-//! `copy`, `git` and `object` have neither objects nor an operator; `nats` has them in its second half.
+//! `copy`, `git` and `object` have neither objects nor an operator; `nats` and `kafka` have them in their second half.
 
 mod cluster_target;
 mod copy;
 mod freshness;
 mod git;
+mod kafka;
 mod memory;
 mod nats;
 mod object;
@@ -71,6 +72,8 @@ pub enum Name {
     Freshness,
     /// The sink of NATS: alone beside the load tool of the broker, then as `freshness`, to the stream.
     Nats,
+    /// The same of Kafka.
+    Kafka,
 }
 
 impl Name {
@@ -87,7 +90,18 @@ impl Name {
             Self::Object => "object",
             Self::Freshness => "freshness",
             Self::Nats => "nats",
+            Self::Kafka => "kafka",
         }
+    }
+
+    /// Tells whether rows go to a stream.
+    const fn streams(self) -> bool {
+        matches!(self, Self::Nats | Self::Kafka)
+    }
+
+    /// Tells whether many changes per second are sent, without an interval.
+    const fn is_rapid(self) -> bool {
+        self.streams() || matches!(self, Self::Freshness)
     }
 }
 
@@ -105,7 +119,7 @@ pub struct Bench {
     pub targets: usize,
     /// How often to measure; the report shows the medians.
     pub runs: usize,
-    /// Changes per second of `freshness` and `nats`.
+    /// Changes per second of `freshness`, `nats` and `kafka`.
     pub rate: f64,
     /// The `kollect` binary.
     pub kollect: PathBuf,
@@ -126,7 +140,7 @@ impl Bench {
             Name::Object => return object::run(self).await,
             _ => {}
         }
-        if matches!(self.name, Name::Freshness | Name::Nats) {
+        if self.name.is_rapid() {
             let changes = freshness::changes(self);
             ensure!(
                 (1..=self.rows).contains(&changes),
@@ -135,7 +149,7 @@ impl Bench {
             );
         }
         let mut report = Report::default();
-        if self.name == Name::Nats {
+        if self.name.streams() {
             stream::throughput(self, &mut report).await.context("failed in the throughput of the sink alone")?;
         }
         let filled = stage::filled_etcd(self).await.context("failed to fill etcd")?;
@@ -148,7 +162,7 @@ impl Bench {
                 Name::Restart => restart(&mut stage).await,
                 Name::Memory => memory::run(self.rows, &mut stage).await,
                 Name::ClusterTarget => cluster_target::run(self, &mut stage).await,
-                Name::Freshness | Name::Nats => freshness::run(self, &mut stage).await,
+                Name::Freshness | Name::Nats | Name::Kafka => freshness::run(self, &mut stage).await,
                 Name::Copy | Name::Git | Name::Object => bail!("it has no stage"),
             };
             let values = match values {
@@ -174,7 +188,7 @@ impl Bench {
 
     /// Returns `exportMinInterval` of the inventories.
     fn interval(&self) -> &'static str {
-        if matches!(self.name, Name::Freshness | Name::Nats) { "0s" } else { "30s" }
+        if self.name.is_rapid() { "0s" } else { "30s" }
     }
 }
 

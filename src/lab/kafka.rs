@@ -14,6 +14,7 @@
 mod certificates;
 mod topics;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -160,7 +161,7 @@ impl Kafka {
 
     /// Starts the broker on what it left behind, and waits until it answers.
     pub async fn restart(&self) -> Result<()> {
-        let mut command = Self::java("kafka.Kafka", "512m")?;
+        let mut command = Self::java("kafka.Kafka", LASTING)?;
         command.arg(self.properties());
         let mut broker = Process::spawn("kafka", &mut command, &self.log(), Signal::Kill, &self.guard)?;
         let topics = self.topics();
@@ -176,35 +177,51 @@ impl Kafka {
 
     /// Gives [`USER`] another password for SCRAM.
     pub fn alter(&self, password: &str) -> Result<()> {
-        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
-            let mut command = Self::java("kafka.admin.ConfigCommand", "128m")?;
-            command
-                .args(["--bootstrap-server", &self.broker(Way::Plain), "--alter"])
-                .args(["--entity-type", "users", "--entity-name", USER])
-                .args(["--add-config", &format!("{mechanism}=[password={password}]")]);
-            process::run(&mut command)?;
-        }
-        Ok(())
+        let mut command = Self::java("kafka.admin.ConfigCommand", BRIEF)?;
+        command
+            .args(["--bootstrap-server", &self.broker(Way::Plain), "--alter"])
+            .args(["--entity-type", "users", "--entity-name", USER])
+            .arg("--add-config")
+            .arg(format!("SCRAM-SHA-256=[password={password}],SCRAM-SHA-512=[password={password}]"));
+        process::run(&mut command).map(drop)
     }
 
-    /// Runs the broker's own load generator on a topic: so many messages of this size as fast as they go, acknowledged by
-    /// all. Returns messages per second, as it says itself.
-    pub fn producer_performance(&self, topic: &str, messages: usize, bytes: usize) -> Result<f64> {
-        let mut command = Self::java("org.apache.kafka.tools.ProducerPerformance", "512m")?;
+    /// Runs the broker's own load generator on a topic: so many messages of this size as fast as they go, in batches of at
+    /// most so many bytes, acknowledged by all. Returns messages per second, as it says itself.
+    pub fn producer_performance(&self, topic: &str, messages: usize, bytes: u64, batch: u32) -> Result<f64> {
+        let mut command = Self::java("org.apache.kafka.tools.ProducerPerformance", LASTING)?;
         command
             .args(["--topic", topic, "--throughput", "-1"])
             .args(["--num-records", &messages.to_string(), "--record-size", &bytes.to_string()])
-            .args(["--producer-props", "acks=all"])
+            .args(["--producer-props", "acks=all", "enable.idempotence=true", &format!("batch.size={batch}")])
             .arg(format!("bootstrap.servers={}", self.broker(Way::Plain)));
         let printed = process::run(&mut command)?;
-        let last = printed.lines().rfind(|line| line.contains("records/sec")).context("it printed no result")?;
-        let rate = last.split(", ").find_map(|part| part.split_once(" records/sec"));
-        rate.and_then(|(rate, _)| rate.parse().ok()).with_context(|| last.to_owned())
+        rate(&printed).with_context(|| format!("the load generator printed {printed:?}"))
+    }
+
+    /// Returns when each transaction of a topic ended, in milliseconds since 1970, by partition and offset of its mark. What
+    /// stands before a mark is there for readers of committed messages from then on.
+    pub fn ends(&self, topic: &str) -> Result<BTreeMap<(i32, i64), i64>> {
+        let mut segments: Vec<PathBuf> = Vec::new();
+        for entry in std::fs::read_dir(self.data())? {
+            let dir = entry?.path();
+            let name = dir.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if name.rsplit_once('-').is_some_and(|(owner, _)| owner == topic) {
+                for file in std::fs::read_dir(&dir)? {
+                    segments.push(file?.path());
+                }
+            }
+        }
+        segments.retain(|path| path.extension().is_some_and(|extension| extension == "log"));
+        let files: Vec<String> = segments.iter().map(|path| path.display().to_string()).collect();
+        let mut command = Self::java("kafka.tools.DumpLogSegments", BRIEF)?;
+        command.args(["--files", &files.join(",")]);
+        Ok(ends(&process::run(&mut command)?))
     }
 
     /// Runs the console consumer on a topic from its beginning to this many messages, and returns what it printed.
     pub fn console_consumer(&self, topic: &str, messages: usize, more: &[&str]) -> Result<String> {
-        let mut command = Self::java("org.apache.kafka.tools.consumer.ConsoleConsumer", "128m")?;
+        let mut command = Self::java("org.apache.kafka.tools.consumer.ConsoleConsumer", BRIEF)?;
         command
             .args(["--bootstrap-server", &self.broker(Way::Plain), "--topic", topic, "--from-beginning"])
             .args(["--max-messages", &messages.to_string(), "--timeout-ms", "20000"])
@@ -234,8 +251,12 @@ impl Kafka {
         self.dir.join("server.properties")
     }
 
+    fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
     fn format(&self) -> Result<()> {
-        let mut command = Self::java("kafka.tools.StorageTool", "128m")?;
+        let mut command = Self::java("kafka.tools.StorageTool", BRIEF)?;
         // Any identifier will do: 16 bytes in base64.
         command.args(["format", "-t", "a29sbGVjdGtvbGxlY3RrbA", "-c"]).arg(self.properties());
         for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
@@ -283,7 +304,7 @@ impl Kafka {
             ),
             format!("listener.name.sasl.scram-sha-256.sasl.jaas.config={module}.scram.ScramLoginModule required;"),
             format!("listener.name.sasl.scram-sha-512.sasl.jaas.config={module}.scram.ScramLoginModule required;"),
-            format!("log.dirs={}", file("data")),
+            format!("log.dirs={}", self.data().display()),
             "auto.create.topics.enable=false".to_owned(),
             "num.partitions=3".to_owned(),
             "offsets.topic.replication.factor=1".to_owned(),
@@ -300,10 +321,10 @@ impl Kafka {
         std::fs::write(self.properties(), lines.join("\n")).context("failed to write the properties of Kafka")
     }
 
-    fn java(class: &str, memory: &str) -> Result<Command> {
+    fn java(class: &str, options: &[&str]) -> Result<Command> {
         let mut command = Command::new("java");
         command
-            .arg(format!("-Xmx{memory}"))
+            .args(options)
             // Starts in half the time, and one broker for tests needs no more.
             .args(["-XX:+UseSerialGC", "-Xshare:auto"])
             .arg("-cp")
@@ -313,5 +334,58 @@ impl Kafka {
     }
 }
 
+/// What is told to the machine of a program that runs for long.
+const LASTING: &[&str] = &["-Xmx512m"];
+
+/// The same of one that ends soon: nothing is worth a second compilation.
+const BRIEF: &[&str] = &["-Xmx128m", "-XX:TieredStopAtLevel=1"];
+
+/// Reads the rate out of what the load generator prints in the end: `100000 records sent, 61087.4 records/sec (58.26 MB/sec), …`.
+fn rate(printed: &str) -> Option<f64> {
+    let last = printed.lines().rfind(|line| line.contains(" records/sec"))?;
+    let (before, _) = last.split_once(" records/sec")?;
+    before.split_whitespace().next_back()?.parse().ok()
+}
+
+/// Reads marks out of a dump of segments: a line names the file, each one below it a batch.
+fn ends(dump: &str) -> BTreeMap<(i32, i64), i64> {
+    let (mut ends, mut partition) = (BTreeMap::new(), None);
+    for line in dump.lines() {
+        if let Some(path) = line.strip_prefix("Dumping ") {
+            let dir = Path::new(path).parent().and_then(Path::file_name).and_then(|name| name.to_str());
+            partition = dir.and_then(|dir| dir.rsplit_once('-')?.1.parse().ok());
+        }
+        let number = |key: &str| line.split_once(key)?.1.split_whitespace().next()?.parse().ok();
+        if line.contains("isControl: true")
+            && let (Some(partition), Some(offset), Some(at)) =
+                (partition, number("baseOffset: "), number("CreateTime: "))
+        {
+            ends.insert((partition, offset), at);
+        }
+    }
+    ends
+}
+
 const LOGGING: &str = "rootLogger.level = warn\nrootLogger.appenderRef.out.ref = out\nappender.out.type = Console\n\
     appender.out.name = out\nappender.out.layout.type = PatternLayout\nappender.out.layout.pattern = %d %p %c %m%n\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_is_that_of_the_whole_run() {
+        let printed = "9 records sent, 7.5 records/sec (0.01 MB/sec), 1.0 ms avg latency, 2.0 ms max latency.\n\
+                       100 records sent, 61087.4 records/sec (58.26 MB/sec), 1.00 ms avg latency, 2 ms 99.9th.\n";
+        assert_eq!(rate(printed), Some(61_087.4));
+        assert_eq!(rate("java.lang.OutOfMemoryError"), None);
+    }
+
+    #[test]
+    fn the_end_of_a_transaction_is_a_control_batch() {
+        let dump = "Dumping /k/data/a-b-2/00000000000000000000.log\nLog starting offset: 0\n\
+                    baseOffset: 0 lastOffset: 1 count: 2 isTransactional: true isControl: false position: 0 CreateTime: 5 size: 9\n\
+                    baseOffset: 2 lastOffset: 2 count: 1 isTransactional: true isControl: true position: 9 CreateTime: 17 size: 78\n";
+        assert_eq!(ends(dump), BTreeMap::from([((2, 2), 17)]));
+    }
+}

@@ -1,7 +1,7 @@
 //! Rows into Kafka: a message for each change, or an envelope of the whole inventory.
 //!
-//! In flow a [`Delta`] or a [`Document`]; out flow the messages of [`event`](crate::export::event), one transaction for each
-//! delivery, so that a reader of committed messages sees all of it or nothing. Each operator writes a topic under one
+//! In flow a [`Delta`] or a [`Document`]; out flow the messages of [`event`](crate::export::event), each delivery in one
+//! transaction, so that a reader of committed messages sees all of it or nothing. Each operator writes a topic under one
 //! transactional id: a new life of it fences the one before. What the topic holds is read from the topic, once, and then only
 //! what has come since (`docs/adr/0011-event-streams.md`).
 //!
@@ -11,6 +11,7 @@ mod client;
 mod config;
 mod dial;
 mod error;
+mod group;
 mod home;
 mod read;
 mod topic;
@@ -97,6 +98,7 @@ impl KafkaTopics {
             count,
             stop: self.stop.clone(),
             tasks: self.tasks.clone(),
+            waiting: group::Waiting::default(),
             desk: Arc::default(),
             checked,
         });
@@ -145,15 +147,9 @@ impl KafkaSink {
 /// Sends a plan and notes it.
 fn carry_out(home: &Home, desk: &mut Desk, scope: &Scope, plan: Plan) -> Result<Receipt, KafkaError> {
     let plan = Arc::new(plan);
-    let mut receipt = Receipt { written: plan.written, deleted: plan.deleted, ..Receipt::default() };
-    if !plan.is_empty() {
-        let first = home.advance(plan.len());
-        receipt.bytes = home.send(desk, plan.messages(first))?;
-        plan.commit(home.claim(desk, scope)?, first, (home.clock)());
-        desk.ledger.note(first.n, plan.len());
-    }
-    receipt.refused = plan.refused.iter().cloned().map(Into::into).collect();
-    Ok(receipt)
+    let first = home.advance(plan.len());
+    let bytes = if plan.is_empty() { 0 } else { home.send(desk, plan.messages(first))? };
+    group::settle(home, desk, scope, (&plan, first, bytes))
 }
 
 /// Sends a snapshot and notes it.
@@ -301,13 +297,19 @@ impl RowSink for KafkaSink {
     }
 
     fn deliver<'a>(&'a self, delta: &'a Delta) -> BoxFuture<'a, Result<Receipt, SinkError>> {
-        let delta = delta.clone();
-        self.work(Access::Write, move |home, desk| {
-            let limit = desk.limit();
-            let held = home.claim(desk, &delta.scope)?;
-            let plan = Plan::deliver(&delta, held, home.owner(&delta.scope), limit);
-            carry_out(home, desk, &delta.scope, plan)
-        })
+        async {
+            let (ticket, mut answered) = self.home.waiting.join(delta.clone());
+            let turn = self.work(Access::Write, move |home, desk| group::carry_out(home, desk, ticket));
+            let answer = tokio::select! {
+                biased;
+                Ok(answer) = &mut answered => answer,
+                turned = turn => {
+                    turned?;
+                    answered.await.unwrap_or(Err(KafkaError::Stopping))
+                }
+            };
+            Ok(answer?)
+        }
         .boxed()
     }
 

@@ -106,7 +106,7 @@ impl Stage {
     pub(super) async fn set(bench: &Bench, filled: &Path) -> Result<Self> {
         let options = LabOptions {
             garbage_collector: false,
-            postgres: bench.name != Name::Nats,
+            postgres: !bench.name.streams(),
             etcd_from: Some(filled.to_owned()),
             ..LabOptions::default()
         };

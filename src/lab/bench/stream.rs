@@ -4,7 +4,7 @@
 //! until the broker has acknowledged the last message. The yardstick is the load tool of the broker itself, on the same
 //! server in the same run: as many messages with the headers and the size of ours, ids that are compared among them, into a
 //! stream of the same settings, acknowledged in the same way; the best of several windows counts. What the tool reaches with
-//! bare payloads of that size stands beside it. Sink and tool take turns in going first. A first round of both is a warm-up:
+//! bare payloads of that size stands beside it, or alone where the tool knows no headers. Sink and tool take turns in going first. A first round of both is a warm-up:
 //! its speed does not count, but its memory does, for later rounds find what the allocator has kept.
 //!
 //! The way of a change is that of [`freshness`](super::freshness), with a stream instead of the table.
@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::{Lab, LabOptions};
 use super::copy::{rows, scope};
 use super::git::{peak_mib, reset_peak};
+use super::kafka::Kafka;
 use super::nats::Nats;
 use super::report::{self, Report};
 use super::{Bench, Name};
@@ -47,7 +48,7 @@ pub(super) trait Broker: Send + Sync {
     /// Returns how many messages the stream has.
     fn count(&self) -> BoxFuture<'_, Result<u64>>;
 
-    /// Reads what came since a time, or all that is there, in order, with the time at which the broker stored it.
+    /// Reads what came since a time, or all that is there, in order, with the time at which the broker stored it for readers.
     fn messages(&self, since: Option<Timestamp>) -> BoxFuture<'_, Result<Vec<(Timestamp, Header)>>>;
 
     /// Has the broker's own tool send so many messages like this one. The stream is [made anew](Self::renew) for each
@@ -57,7 +58,7 @@ pub(super) trait Broker: Send + Sync {
 
 /// The most messages per second that the tool of a broker reached.
 pub(super) struct Tool {
-    /// With the headers of ours, among them an id that the broker compares.
+    /// With the headers of ours, among them an id that the broker compares; bare where the tool sends no headers.
     pub(super) per_second: f64,
     /// As payloads of as many bytes, with nothing around them.
     pub(super) bare_per_second: f64,
@@ -67,6 +68,7 @@ pub(super) struct Tool {
 pub(super) async fn start(name: Name, lab: &Lab) -> Result<Option<Arc<dyn Broker>>> {
     Ok(match name {
         Name::Nats => Some(Arc::new(Nats::start(lab).await?)),
+        Name::Kafka => Some(Arc::new(Kafka::start(lab).await?)),
         _ => None,
     })
 }

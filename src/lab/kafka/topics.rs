@@ -133,6 +133,24 @@ impl Topics {
         .await?
     }
 
+    /// Returns how many places of a topic are taken: its messages, and the marks that end transactions.
+    pub async fn len(&self, topic: &str) -> Result<u64> {
+        let (mut config, topic) = (self.config(), topic.to_owned());
+        // The marks follow the answer to whoever ends a transaction, and until then its messages hide from the others.
+        config.set("isolation.level", "read_uncommitted");
+        tokio::task::spawn_blocking(move || {
+            let consumer: BaseConsumer = config.create()?;
+            let metadata = consumer.fetch_metadata(Some(&topic), LIMIT)?;
+            let mut len = 0;
+            for partition in metadata.topics().first().context("the topic is not described")?.partitions() {
+                let (low, high) = consumer.fetch_watermarks(&topic, partition.id(), LIMIT)?;
+                len += u64::try_from(high - low)?;
+            }
+            Ok(len)
+        })
+        .await?
+    }
+
     /// Reads a topic from its beginning to its present end: what was committed, or also what was not.
     pub async fn read(&self, topic: &str, isolation: &'static str) -> Result<Vec<Record>> {
         let (mut config, topic) = (self.config(), topic.to_owned());

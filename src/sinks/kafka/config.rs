@@ -13,6 +13,9 @@ use crate::sinks::{Destination, TlsConfig, digest_of};
 /// Memory for messages that are under way; a delivery waits while it is full.
 const QUEUE_KIB: u32 = 16 * 1024;
 
+/// How many messages are under way at most: the memory above does not count their headers, which take some 2 KiB each.
+const QUEUE_MESSAGES: u32 = 8 * 1024;
+
 /// After this the coordinator aborts what a producer began and never ended.
 const TRANSACTION_MILLIS: u32 = 60_000;
 
@@ -279,6 +282,9 @@ impl Checked {
             .set("partitioner", "murmur2_random")
             .set("compression.type", self.compression.as_str())
             .set("queue.buffering.max.kbytes", QUEUE_KIB.to_string())
+            .set("queue.buffering.max.messages", QUEUE_MESSAGES.to_string())
+            // What arrived leaves the queue by itself.
+            .set("delivery.report.only.error", "true")
             .set("linger.ms", "5")
             .set("message.max.bytes", limit.clamp(1_000, 1_000_000_000).to_string());
         config
@@ -353,14 +359,15 @@ mod tests {
         }
     }
 
-    fn login(mechanism: Mechanism, password: &str) -> Login {
-        Login { mechanism, user: "kollect".to_owned(), password: Secret::new(password) }
+    fn with_login(mechanism: Mechanism, password: &str, config: KafkaConfig) -> KafkaConfig {
+        let login = Login { mechanism, user: "kollect".to_owned(), password: Secret::new(password) };
+        KafkaConfig { login: Some(login), ..config }
     }
 
     #[test]
     fn another_password_is_another_client_of_the_same_writer() {
         let with = |password| {
-            let config = KafkaConfig { login: Some(login(Mechanism::ScramSha256, password)), ..config(&["b:2", " a:1 "]) };
+            let config = with_login(Mechanism::ScramSha256, password, config(&["b:2", " a:1 "]));
             config.check(Guard::default(), "us").unwrap()
         };
         let (old, new) = (with("old"), with("new"));
@@ -383,7 +390,7 @@ mod tests {
             (config(&["a:1,b:2"]), "spec.kafka.brokers[0]: is not host:port"),
             (config(&["169.254.169.254:80"]), "spec.kafka.brokers: host"),
             (KafkaConfig { topic: "a b".to_owned(), ..good() }, "spec.kafka.topic: is no name of a topic"),
-            (KafkaConfig { login: Some(login(Mechanism::Plain, "x")), ..good() }, "spec.kafka.saslMechanism: PLAIN shows"),
+            (with_login(Mechanism::Plain, "x", good()), "spec.kafka.saslMechanism: PLAIN shows"),
             (KafkaConfig { tls: Some(tls("none")), ..good() }, "spec.tls.caBundle or caSecretRef: holds no PEM"),
             (KafkaConfig { tls: Some(half), ..good() }, "spec.tls.clientSecretRef: lacks one of tls.crt and tls.key"),
         ] {

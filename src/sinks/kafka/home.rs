@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError as Cause, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header as Field, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer as _};
+use rdkafka::producer::{BaseRecord, Producer as _, PurgeConfig};
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -18,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use super::client::{self, Reader, Writer};
 use super::config::{Checked, Mode, Provisioning};
 use super::error::KafkaError;
+use super::group::Waiting;
 use super::read::{Ledger, Pass};
 use super::topic::{self, Facts, REACH};
 use crate::export::Scope;
@@ -37,6 +38,9 @@ const COORDINATOR: Duration = Duration::from_secs(20);
 
 /// The longest that a transaction is undone for; what is left of it the next producer undoes.
 const UNDO: Duration = Duration::from_secs(3);
+
+/// How long failures are listened for at a time while brokers take messages. The client takes its time in full, always.
+const LISTEN: Duration = Duration::from_millis(1);
 
 /// The life of this process at a destination, and how far it has counted: all sinks of a topic go on in one count.
 #[derive(Debug, Default)]
@@ -59,6 +63,7 @@ pub(super) struct Home {
     pub(super) count: Arc<Count>,
     pub(super) stop: CancellationToken,
     pub(super) tasks: TaskTracker,
+    pub(super) waiting: Waiting,
     pub(super) desk: Arc<Mutex<Desk>>,
 }
 
@@ -228,7 +233,14 @@ impl Home {
             // Such as that another life took over, which says more than what became of single messages.
             return Err(KafkaError::Broker { doing: self.writing(), code, detail });
         }
-        let _ = writer.abort_transaction(UNDO); // the next producer of this name does it otherwise
+        let until = Instant::now() + UNDO;
+        // What is still queued goes, and its reports are taken: to abort waits until none is left.
+        writer.purge(PurgeConfig::default().queue());
+        while writer.in_flight_count() > 0 && Instant::now() < until {
+            writer.poll(LISTEN);
+        }
+        let left = until.saturating_duration_since(Instant::now());
+        let _ = writer.abort_transaction(left); // the next producer of this name does it otherwise
         Err(failure)
     }
 
@@ -240,7 +252,7 @@ impl Home {
     ) -> Result<u64, KafkaError> {
         let mut bytes = 0;
         for message in messages {
-            bytes += message.size();
+            bytes += message.value().len() as u64;
             let headers = message.header.fields();
             let headers = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
                 all.insert(Field { key, value: Some(value) })
@@ -255,7 +267,7 @@ impl Home {
                     // The queue is full: wait until brokers took something.
                     Err((Cause::MessageProduction(Code::QueueFull), back)) if Instant::now() < until => {
                         record = back;
-                        writer.poll(Duration::from_millis(5));
+                        writer.poll(LISTEN);
                         self.check_delivered(writer)?;
                     }
                     Err((cause, _)) => return Err(KafkaError::cause(self.writing(), cause)),
@@ -266,6 +278,11 @@ impl Home {
     }
 
     fn commit(&self, writer: &Writer, until: Instant) -> Result<(), KafkaError> {
+        // To commit waits as well, but in steps of a tenth of a second.
+        while writer.in_flight_count() > 0 && Instant::now() < until {
+            writer.poll(LISTEN);
+            self.check_delivered(writer)?;
+        }
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let outcome = writer.commit_transaction(left.max(Duration::from_millis(1)));

@@ -2,8 +2,8 @@
 
 use anyhow::Result;
 use jiff::Timestamp;
-use kollect::export::Base;
 use kollect::export::event::{Operation, Stream, names};
+use kollect::export::{Base, Selection};
 use kollect::lab::kafka::Record;
 use kollect::model::Cluster;
 use kollect::sinks::contract::document::document;
@@ -15,6 +15,28 @@ use super::{Ground, bring, documents, life, rows};
 
 fn operations(records: &[Record]) -> Vec<&str> {
     records.iter().filter_map(|record| record.header(names::OPERATION)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deliveries_that_wait_for_a_topic_share_a_transaction() {
+    let Some(ground) = Ground::new("group", 1).await else { return };
+    let sink = rows(&life("us"), &ground.config(Mode::Changes));
+    let scopes: Vec<_> = (0..20).map(|n| scope("west", "group", &n.to_string())).collect();
+    for scope in &scopes {
+        assert!(sink.recover(scope, &Selection::All, &[]).await.unwrap().is_empty());
+    }
+    let all = some(3, |n| format!("{{\"n\":{n}}}")).unwrap();
+    let deltas: Vec<_> = scopes.iter().map(|scope| delta(scope, Base::Empty, all.clone(), Vec::new(), 3, 1)).collect();
+    let receipts = futures::future::join_all(deltas.iter().map(|delta| sink.deliver(delta))).await;
+    for (receipt, scope) in receipts.into_iter().zip(&scopes) {
+        let receipt = receipt.unwrap();
+        assert_eq!((receipt.written, receipt.deleted), (3, 0));
+        assert!(receipt.bytes > 0);
+        assert_eq!(ground.items(scope).await.unwrap().len(), 3);
+    }
+    // The first may have set out before the others came.
+    let ends = ground.kafka.ends(&ground.topic).unwrap();
+    assert!((1..=3).contains(&ends.len()), "{ends:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -28,7 +28,7 @@ impl Bench {
     fn sink(&self, name: &str, way: &str, rest: &str) -> String {
         format!(
             "apiVersion: kollect.dev/v1alpha1\nkind: KollectEventSink\nmetadata: {{name: {name}, namespace: {}}}\n\
-             spec: {{type: kafka, cluster: test, kafka: {{brokers: ['{way}'], {rest}}}\n",
+             spec: {{type: kafka, cluster: test, kafka: {{brokers: ['{way}'], {rest}\n",
             self.job.namespace()
         )
     }
