@@ -2,6 +2,8 @@
 # The main job from end to end on a real control plane, with nothing configured: 500 Deployments and some ConfigMaps
 # become rows in PostgreSQL and files in a git repository; a change becomes one row written and one commit, a deletion
 # one row deleted and one more commit, a restart nothing.
+# With --all-sinks the same rows also go to a bucket, a stream of NATS and a topic of Kafka, and all five are compared by
+# digest after each step.
 # Every step is checked; the exit code is 0 only if all of them hold. With --keep it is left running to look around.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -9,14 +11,17 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . hack/lib/tools.sh
 
 keep=
-case "${1:-}" in
-"") ;;
---keep) keep=1 ;;
-*)
-    echo "usage: hack/demo.sh [--keep]" >&2
-    exit 2
-    ;;
-esac
+all=
+for argument in "$@"; do
+    case $argument in
+    --keep) keep=1 ;;
+    --all-sinks) all=1 ;;
+    *)
+        echo "usage: hack/demo.sh [--all-sinks] [--keep]" >&2
+        exit 2
+        ;;
+    esac
+done
 
 section() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 fail() {
@@ -47,8 +52,8 @@ tools_ensure
 cargo build --quiet --features lab --bins
 cp "$CARGO_TARGET_DIR/debug/kollect" "$CARGO_TARGET_DIR/debug/kollect-lab" "$dir/"
 
-section "start etcd, kube-apiserver, kube-controller-manager, PostgreSQL and a git server"
-"$dir/kollect-lab" up --git --dir "$dir/lab" --detach >"$dir/lab.env"
+section "start etcd, kube-apiserver, kube-controller-manager, PostgreSQL and a git server${all:+, S3, NATS and Kafka}"
+"$dir/kollect-lab" up --git ${all:+--object --nats --kafka} --dir "$dir/lab" --detach >"$dir/lab.env"
 . "$dir/lab.env"
 export KUBECONFIG
 kubectl() { "$KUBECTL" "$@"; }
@@ -78,6 +83,25 @@ writes() {
 commits() { git -C "$GIT_REPOSITORY" rev-list --count main; }
 files() { git -C "$GIT_REPOSITORY" ls-tree -r --name-only main | wc -l; }
 
+# What all sinks hold, compared with the cluster and with each other; nothing without --all-sinks.
+verify() {
+    "$dir/kollect-lab" verify --kubeconfig "$KUBECONFIG" --cluster demo --namespaces kubernetes.io/metadata.name=demo \
+        --database "$PG_DSN" --table kollect_rows --git "$GIT_REPOSITORY" --bucket "$BUCKET_DIR" \
+        --nats "nats://$NATS_USER:$NATS_PASSWORD@${NATS_URL#tls://}" --nats-ca "$NATS_CA" --stream kollect_events \
+        --kafka "$KAFKA_PLAIN" --topic kollect.inventory --wait 60s "$@"
+}
+all_equal() {
+    [ -n "$all" ] || return 0
+    echo
+    verify || fail "the five sinks do not hold the same rows"
+}
+
+# The objects of the bucket with their times, and the number of messages: what a write would change.
+written() {
+    find "$BUCKET_DIR" -type f -printf '%P %T@ %s\n' | sort
+    verify --json | grep -o '"[a-z]*_messages":[0-9]*'
+}
+
 start_operator() {
     KUBECONFIG='' KOLLECT_GIT_MIRROR_DIR="$dir/mirrors" "$dir/kollect" manager --kubeconfig="$OPERATOR_KUBECONFIG" --allow-loopback-sinks \
         --health-probe-bind-address=0 --zap-devel=false >>"$dir/operator.log" 2>&1 &
@@ -106,6 +130,55 @@ spec:
 END
 kubectl -n demo patch kinv demo --type=merge --patch '{"spec": {"snapshotSinkRefs": [{"name": "git"}]}}'
 
+if [ -n "$all" ]; then
+    section "a bucket, a stream and a topic beside them"
+    kubectl -n demo create secret generic kollect-bucket --from-file=ca.crt="$BUCKET_CA" \
+        --from-literal=accessKeyID="$BUCKET_KEY" --from-literal=secretAccessKey="$BUCKET_SECRET"
+    kubectl -n demo create secret generic kollect-nats --from-file=ca.crt="$NATS_CA" \
+        --from-literal=username="$NATS_USER" --from-literal=password="$NATS_PASSWORD"
+    kubectl -n demo create secret generic kollect-kafka --from-file=ca.crt="$KAFKA_CA" \
+        --from-literal=username="$KAFKA_USER" --from-literal=password="$KAFKA_PASSWORD"
+    kubectl apply --server-side -f - <<END
+apiVersion: kollect.dev/v1alpha1
+kind: KollectSnapshotSink
+metadata: {name: bucket, namespace: demo}
+spec:
+  type: s3
+  endpoint: $BUCKET_URL
+  secretRef: {name: kollect-bucket}
+  tls: {caSecretRef: {name: kollect-bucket}}
+  cluster: demo
+  objectStore: {format: parquet, hotAttributes: [image, replicas]}
+---
+apiVersion: kollect.dev/v1alpha1
+kind: KollectEventSink
+metadata: {name: nats, namespace: demo}
+spec:
+  type: nats
+  tls: {caSecretRef: {name: kollect-nats}}
+  cluster: demo
+  provisioning: {mode: ensure}
+  nats: {url: "$NATS_URL", subject: kollect.inventory, mode: Changes, secretRef: {name: kollect-nats}}
+---
+apiVersion: kollect.dev/v1alpha1
+kind: KollectEventSink
+metadata: {name: kafka, namespace: demo}
+spec:
+  type: kafka
+  tls: {caSecretRef: {name: kollect-kafka}}
+  cluster: demo
+  provisioning: {mode: ensure}
+  kafka:
+    brokers: ["$KAFKA_BROKER"]
+    topic: kollect.inventory
+    mode: Changes
+    saslMechanism: SCRAM-SHA-512
+    secretRef: {name: kollect-kafka}
+END
+    kubectl -n demo patch kinv demo --type=merge --patch \
+        '{"spec": {"snapshotSinkRefs": [{"name": "git"}, {"name": "bucket"}], "eventSinkRefs": [{"name": "nats"}, {"name": "kafka"}]}}'
+fi
+
 section "create 500 Deployments in 5 namespaces, and 20 ConfigMaps"
 "$dir/kollect-lab" load create --kubeconfig "$KUBECONFIG" --namespaces 5 --per-namespace 100
 for index in $(seq 20); do
@@ -130,6 +203,16 @@ echo "inserts, updates, deletes: $first"
 git -C "$GIT_REPOSITORY" log --format='%h %an %s' main
 git -C "$GIT_REPOSITORY" show main:clusters/demo/loadtest-001/deployment/dep-00001.yaml
 begun=$(commits)
+if [ -n "$all" ]; then
+    all_equal
+    section "look into the bucket, the stream and the topic"
+    find "$BUCKET_DIR" -type f -printf '%s bytes %P\n'
+    "$NATS_CLI" --server "$NATS_URL" --user "$NATS_USER" --password "$NATS_PASSWORD" --tlsca "$NATS_CA" \
+        stream get kollect_events 1
+    java -cp "$KAFKA_JARS/*" org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server "$KAFKA_PLAIN" \
+        --topic kollect.inventory --from-beginning --isolation-level read_committed --max-messages 1 --timeout-ms 20000 \
+        --property print.headers=true --property print.key=true 2>/dev/null
+fi
 
 section "change one image, and then delete one Deployment"
 kubectl -n loadtest-001 set image deployment/dep-00001 '*=registry.k8s.io/pause:3.10'
@@ -146,11 +229,13 @@ sql -c "SELECT payload->>'namespace' AS namespace, payload->>'name' AS name, pay
 second=$(writes)
 [ "$second" = "520 1 1" ] || fail "inserts, updates, deletes are '$second', not '520 1 1'"
 echo "inserts, updates, deletes: $second: exactly one row updated and one deleted, in a commit each"
+all_equal
 
 section "restart the operator"
 kill "$operator"
 wait "$operator" || fail "the operator did not end well"
 before=$(number "SELECT epoch FROM kollect_rows_state")
+kept=${all:+$(written)}
 start_operator
 until_prints t number "SELECT epoch > $before FROM kollect_rows_state"
 third=$(writes)
@@ -160,6 +245,12 @@ kubectl -n demo get kinv
 [ "$(commits)" = $((begun + 2)) ] || fail "the restart made a commit"
 git -C "$GIT_REPOSITORY" fsck --no-progress
 echo "inserts, updates, deletes: $third: the restart wrote 0 rows and made no commit"
+if [ -n "$all" ]; then
+    all_equal
+    have=$(written)
+    [ "$have" = "$kept" ] || fail "the restart wrote to the bucket, the stream or the topic: $kept became $have"
+    echo "the restart wrote no object and sent no message"
+fi
 
 section "all of it holds"
 if [ -n "$keep" ]; then
@@ -169,7 +260,10 @@ It is left running. Look around:
   kubectl -n demo get kprof,ktgt,kinv,kdb; kubectl -n demo describe kinv demo
   $PSQL '$PG_DSN' -c 'SELECT * FROM kollect_rows LIMIT 5'
   git -C $GIT_REPOSITORY log --stat main; git -C $GIT_REPOSITORY for-each-ref
-  tail -f $dir/operator.log
+${all:+  find $BUCKET_DIR -type f
+  $NATS_CLI --server $NATS_URL --user $NATS_USER --password $NATS_PASSWORD --tlsca $NATS_CA stream view kollect_events
+  java -cp '$KAFKA_JARS/*' org.apache.kafka.tools.consumer.ConsoleConsumer --bootstrap-server $KAFKA_PLAIN --topic kollect.inventory --from-beginning
+}  tail -f $dir/operator.log
 End it:
   kill $operator; $dir/kollect-lab down --dir $dir/lab; rm -rf $dir
 END
