@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::Read as _;
+use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
@@ -67,7 +68,8 @@ impl Contents {
         let mut this = Self::default();
         let mut strangers: BTreeSet<&str> = objects.keys().map(String::as_str).collect();
         strangers.retain(|key| !key.starts_with(RECORDS));
-        for (path, content) in objects.iter().filter(|(path, _)| path.starts_with(RECORDS) && path.ends_with(".json")) {
+        let records = objects.iter().filter(|(path, _)| path.starts_with(RECORDS) && ends(path, "json"));
+        for (path, content) in records {
             let record: Record = serde_json::from_slice(content).with_context(|| format!("{path} is no record"))?;
             let sets = record.current.iter().chain(&record.past);
             let keys = sets.flat_map(|set| &set.objects).map(|object| &object.key);
@@ -118,12 +120,17 @@ impl Contents {
     }
 }
 
+/// Tells whether a key ends with a dot and this.
+fn ends(key: &str, extension: &str) -> bool {
+    Path::new(key).extension().is_some_and(|found| found == extension)
+}
+
 /// Returns the items of an object; a manifest has none.
 fn items(key: &str, content: &[u8], record: &Record) -> Result<Vec<Value>> {
-    if key.ends_with(".parquet") {
+    if ends(key, "parquet") {
         return columns(content, record);
     }
-    if !key.ends_with(".gz") {
+    if !ends(key, "gz") {
         return Ok(item::items(content)?.unwrap_or_default());
     }
     let mut text = Vec::new();

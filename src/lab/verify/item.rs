@@ -207,16 +207,15 @@ mod tests {
         let one = read(&|_| {});
         assert_eq!(one.object(), "Deployment team-a/web");
         assert_eq!(one.difference(&read(&|_| {})), None);
-        let cases: [(&dyn Fn(&mut Value), &str, [&str; 2]); 4] = [
-            (&|json| json["attributes"]["a"]["<"] = json!("x"), "attributes.a.<", ["\"\u{2028}\"", "\"x\""]),
-            (&|json| json["attributes"]["b"] = json!(1), "attributes.b", ["absent", "1"]),
-            (&|json| json["name"] = json!("w".repeat(70)), "name", ["\"web\"", &format!("\"{}…", "w".repeat(59))]),
-            (&|json| json["group"] = json!(""), "group", ["\"apps\"", "absent"]),
-        ];
-        for (change, field, values) in cases {
+        let differs = |change: &dyn Fn(&mut Value), field: &str, values: [&str; 2]| {
             let want = Difference { field: field.to_owned(), values: values.map(str::to_owned) };
             assert_eq!(one.difference(&read(change)), Some(want));
-        }
+        };
+        differs(&|json| json["attributes"]["a"]["<"] = json!("x"), "attributes.a.<", ["\"\u{2028}\"", "\"x\""]);
+        differs(&|json| json["attributes"]["b"] = json!(1), "attributes.b", ["absent", "1"]);
+        let long = format!("\"{}…", "w".repeat(59));
+        differs(&|json| json["name"] = json!("w".repeat(70)), "name", ["\"web\"", &long]);
+        differs(&|json| json["group"] = json!(""), "group", ["\"apps\"", "absent"]);
     }
 
     #[test]

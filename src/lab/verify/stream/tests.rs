@@ -15,7 +15,9 @@ fn item(uid: &str, value: u64) -> Value {
 
 fn digest(rows: &[(&str, u64)]) -> String {
     let mut digest = Digest::default();
-    rows.iter().for_each(|(uid, value)| digest.add(Item::read(item(uid, *value)).unwrap().said.hash));
+    for (uid, value) in rows {
+        digest.add(Item::read(item(uid, *value)).unwrap().said.hash);
+    }
     digest.to_string()
 }
 
