@@ -2,6 +2,7 @@
 //! what somebody does to one of them is named.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use kollect::lab::kafka::Topics;
 use kollect::lab::nats::Somebody;
@@ -46,11 +47,11 @@ impl Sites {
         let mut text =
             format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}, namespace: {namespace}}}\nstringData:\n");
         for (key, value) in keys {
-            text += &format!("  {key}: '{value}'\n");
+            writeln!(text, "  {key}: '{value}'").unwrap();
         }
         if let Some(file) = authority {
             let pem = std::fs::read_to_string(self.env(file)).unwrap().replace('\n', "\n    ");
-            text += &format!("  ca.crt: |\n    {pem}\n");
+            writeln!(text, "  ca.crt: |\n    {pem}").unwrap();
         }
         text
     }
