@@ -1,8 +1,8 @@
 //! Kafka under test: one broker on loopback, a compacted topic, and `ProducerPerformance` as the yardstick.
 //!
 //! The tool runs as it does by itself: idempotent, acknowledged by all, without transactions, keys and headers. Its messages
-//! have the size of ours with key and headers. Several sizes of batches are tried, and each run is longer than ours, so that
-//! the start of its machine hardly counts.
+//! have the size of ours with key and headers. Their topic is not compacted, for one that is takes no message without a key.
+//! Several sizes of batches are tried, and each run is longer than ours, so that the start of its machine hardly counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -26,6 +26,9 @@ const TOPIC: &str = "bench";
 
 const PARTITIONS: i32 = 3;
 
+/// `cleanup.policy` of the topic that the sink makes.
+const OURS: &str = "compact";
+
 /// Bytes of a batch of the tool: its own default, and what gets it further.
 const BATCHES: [u32; 3] = [16 * 1024, 128 * 1024, 1_000_000];
 
@@ -42,24 +45,23 @@ impl Kafka {
     pub(super) async fn start(lab: &Lab) -> Result<Self> {
         let server = Server::start(lab.dir(), lab.guard()).await?;
         let this = Self { topics: server.topics(), server };
-        this.create().await?;
+        this.create(OURS).await?;
         Ok(this)
     }
 
-    /// Makes the topic as the sink would.
-    async fn create(&self) -> Result<()> {
-        self.topics.create(TOPIC, PARTITIONS, &[("cleanup.policy", "compact")]).await
+    async fn create(&self, policy: &str) -> Result<()> {
+        self.topics.create(TOPIC, PARTITIONS, &[("cleanup.policy", policy)]).await
     }
 
-    async fn renew_topic(&self) -> Result<()> {
+    async fn renew_topic(&self, policy: &str) -> Result<()> {
         self.topics.delete(TOPIC).await?;
-        self.create().await
+        self.create(policy).await
     }
 }
 
 impl Broker for Kafka {
     fn renew(&self) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.renew_topic())
+        Box::pin(self.renew_topic(OURS))
     }
 
     fn sink(&self, stop: CancellationToken) -> Result<Arc<dyn RowSink>> {
@@ -115,7 +117,7 @@ impl Broker for Kafka {
         Box::pin(async move {
             let mut best = 0.0_f64;
             for batch in BATCHES {
-                self.renew_topic().await?;
+                self.renew_topic("delete").await?;
                 best = best.max(self.server.producer_performance(TOPIC, messages * LONGER, like.size(), batch)?);
             }
             Ok(Tool { per_second: best, bare_per_second: best })
