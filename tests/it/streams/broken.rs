@@ -16,19 +16,21 @@ impl Bench {
         load.patch(&self.job.ground.client, load.choose(10), self.rounds).await.unwrap();
     }
 
-    /// Waits until the inventory says something of its sinks, in a condition and in an Event.
+    /// Waits until the inventory says something of its sinks: all of it in a condition, and in an Event what came first.
     async fn tells(&self, words: &[&str]) {
-        let says = |text: &Value| words.iter().all(|word| text.as_str().is_some_and(|text| text.contains(word)));
+        let has = |text: &Value, word: &str| text.as_str().is_some_and(|text| text.contains(word));
         self.becomes(&format!("{words:?} in a condition and an Event"), async || {
             let status = self.job.status("kinv/all");
             let conditions = status["conditions"].as_array().context("it has no conditions")?;
             let synced = conditions.iter().find(|condition| condition["type"] == "Synced").context("not yet")?;
-            ensure!(synced["status"] == "False" && says(&synced["message"]), "{synced}");
+            let said = words.iter().all(|word| has(&synced["message"], word));
+            ensure!(synced["status"] == "False" && said, "{synced}");
             let args =
                 ["-n", self.job.namespace(), "get", "events", "--field-selector=involvedObject.name=all", "-o=json"];
             let events: Value = serde_json::from_str(&self.job.kubectl(&args))?;
-            let warns = |event: &Value| event["type"] == "Warning" && says(&event["message"]);
-            ensure!(events["items"].as_array().is_some_and(|events| events.iter().any(warns)), "no Event");
+            let warns =
+                |event: &&Value| event["type"] == "Warning" && words.iter().any(|word| has(&event["message"], word));
+            events["items"].as_array().into_iter().flatten().find(warns).context("no Event")?;
             Ok(())
         })
         .await;
