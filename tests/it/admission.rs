@@ -57,6 +57,13 @@ impl Stage {
             "allowedStaticRefNamespaces": ["platform"],
         });
         self.create(Kind::ClusterScope, Place::Open, "limits", &limits).await.unwrap();
+        // Where the inventories of the cluster have their sinks.
+        self.ground.create_namespace("platform").await.unwrap();
+        let floor = json!({
+            "apiVersion": "kollect.dev/v1alpha1", "kind": "KollectScope",
+            "metadata": {"name": "limits", "namespace": "platform"}, "spec": {"minExportInterval": "1m"},
+        });
+        self.kubectl_apply(&floor.to_string());
     }
 
     fn api(&self, kind: Kind, place: Place) -> Api<DynamicObject> {

@@ -287,6 +287,7 @@ fn limits_of_intervals_and_sinks() -> Vec<Rule> {
     let of_profile = |namespace: &str| {
         with(&rollup("pg", "platform"), &json!({"profileRef": {"name": "p", "namespace": namespace}}))
     };
+    let slow = |interval: &str| with(&rollup("pg", "platform"), &json!({"exportMinInterval": interval}));
     let sink = |interval: &str| {
         let postgres = json!({"databaseRef": {"name": "s"}, "table": "t"});
         json!({"type": "postgres", "exportMinInterval": interval, "postgres": postgres})
@@ -305,6 +306,14 @@ fn limits_of_intervals_and_sinks() -> Vec<Rule> {
             Kind::Inventory,
             Limited,
             [own("30s"), own("20s")],
+            "spec.exportMinInterval: 20s is below 1m0s",
+            Nobody,
+        ),
+        rule(
+            "V-I8 cluster",
+            Kind::ClusterInventory,
+            Limited,
+            [slow("2m"), slow("20s")],
             "spec.exportMinInterval: 20s is below 1m0s",
             Nobody,
         ),
