@@ -9,10 +9,10 @@
 
 mod client;
 mod config;
-mod dial;
 mod error;
 mod group;
 mod home;
+mod native;
 mod read;
 mod topic;
 

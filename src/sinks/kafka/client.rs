@@ -14,12 +14,15 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use rdkafka::producer::{BaseProducer, DeliveryResult, Producer as _, ProducerContext};
 
 use super::config::Checked;
-use super::dial;
 use super::error::KafkaError;
+use super::native;
 use crate::sinks::netguard::{Guard, Refusal};
 
 /// How many events are taken from a client at once: more than it has of brokers, fewer than would keep anybody waiting.
 const EVENTS: usize = 256;
+
+/// The longest that a connection is waited for that nothing depends on.
+const GREETING: Duration = Duration::from_secs(1);
 
 /// The client that reads, and is asked about the topic.
 pub(super) type Reader = BaseConsumer<Context>;
@@ -171,7 +174,7 @@ fn settings(cause: Cause) -> KafkaError {
 }
 
 fn attach(client: &Client<Context>, checked: &Checked) -> Result<(), KafkaError> {
-    let taken = dial::list(&checked.brokers).map_or(0, |brokers| dial::attach(client, &brokers));
+    let taken = native::list(&checked.brokers).map_or(0, |brokers| native::attach(client, &brokers));
     if taken > 0 {
         return Ok(());
     }
@@ -186,6 +189,16 @@ fn listen(reader: &Reader) {
     for _ in 0..EVENTS {
         drop(reader.poll(Duration::ZERO));
     }
+}
+
+/// Takes what the writer has to tell.
+pub(super) fn hear(writer: &Writer) {
+    (0..EVENTS).for_each(|_| writer.poll(Duration::ZERO)); // as above
+}
+
+/// Waits until a writer has a connection, or for what init says better.
+pub(super) fn greet(writer: &Writer, topic: &str) {
+    let _ = writer.client().fetch_metadata(Some(topic), GREETING);
 }
 
 /// Asks about the topic until a broker answers: the ids of its partitions, or nothing where there is no such topic.

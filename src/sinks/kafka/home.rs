@@ -19,6 +19,7 @@ use super::client::{self, Reader, Writer};
 use super::config::{Checked, Mode, Provisioning};
 use super::error::KafkaError;
 use super::group::Waiting;
+use super::native;
 use super::read::{Ledger, Pass};
 use super::topic::{self, Facts, REACH};
 use crate::export::Scope;
@@ -27,8 +28,8 @@ use crate::model::Cluster;
 use crate::sinks::mandate::Mandate;
 use crate::sinks::netguard::Guard;
 
-/// An unused connection is closed after this.
-pub(super) const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// Unused clients are closed after this; brokers close a connection after ten minutes. To open them takes half a second.
+pub(super) const IDLE_LIMIT: Duration = Duration::from_mins(9);
 
 /// The longest that one delivery takes once it is begun.
 const DELIVERY: Duration = Duration::from_mins(1);
@@ -39,8 +40,11 @@ const COORDINATOR: Duration = Duration::from_secs(20);
 /// The longest that a transaction is undone for; what is left of it the next producer undoes.
 const UNDO: Duration = Duration::from_secs(3);
 
-/// How long failures are listened for at a time while brokers take messages. The client takes its time in full, always.
-const LISTEN: Duration = Duration::from_millis(1);
+/// How long brokers have, between two looks at what failed.
+const LISTEN: Duration = Duration::from_millis(50);
+
+/// A full queue is tried again after this, in which brokers take a hundred messages.
+const ROOM: Duration = Duration::from_millis(1);
 
 /// The life of this process at a destination, and how far it has counted: all sinks of a topic go on in one count.
 #[derive(Debug, Default)]
@@ -139,6 +143,8 @@ impl Home {
             // What an earlier life has begun ends here, one way or the other, before anything is read.
             self.mandate.check().map_err(|source| KafkaError::Deposed { doing: self.writing(), source })?;
             let writer = client::writer(&self.checked, self.guard, clients.facts.batch_limit())?;
+            // Asked for a coordinator before it has a connection, it would try again after half a second only.
+            client::greet(&writer, &self.checked.topic);
             let doing = || format!("become the writer \"{}\"", self.checked.transactional);
             writer.init_transactions(COORDINATOR).map_err(|cause| KafkaError::cause(doing(), cause))?;
             clients.writer = Some(writer);
@@ -237,7 +243,8 @@ impl Home {
         // What is still queued goes, and its reports are taken: to abort waits until none is left.
         writer.purge(PurgeConfig::default().queue());
         while writer.in_flight_count() > 0 && Instant::now() < until {
-            writer.poll(LISTEN);
+            client::hear(writer);
+            native::flush(writer.client(), ROOM);
         }
         let left = until.saturating_duration_since(Instant::now());
         let _ = writer.abort_transaction(left); // the next producer of this name does it otherwise
@@ -253,8 +260,8 @@ impl Home {
         let mut bytes = 0;
         for message in messages {
             bytes += message.value().len() as u64;
-            let headers = message.header.fields();
-            let headers = headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |all, (key, value)| {
+            let fields = message.header.fields();
+            let headers = fields.iter().fold(OwnedHeaders::new_with_capacity(fields.len()), |all, (key, value)| {
                 all.insert(Field { key, value: Some(value) })
             });
             let mut record = BaseRecord::to(&self.checked.topic).key(&message.key).headers(headers);
@@ -267,7 +274,8 @@ impl Home {
                     // The queue is full: wait until brokers took something.
                     Err((Cause::MessageProduction(Code::QueueFull), back)) if Instant::now() < until => {
                         record = back;
-                        writer.poll(LISTEN);
+                        std::thread::sleep(ROOM);
+                        writer.poll(Duration::ZERO);
                         self.check_delivered(writer)?;
                     }
                     Err((cause, _)) => return Err(KafkaError::cause(self.writing(), cause)),
@@ -279,8 +287,12 @@ impl Home {
 
     fn commit(&self, writer: &Writer, until: Instant) -> Result<(), KafkaError> {
         // To commit waits as well, but in steps of a tenth of a second.
-        while writer.in_flight_count() > 0 && Instant::now() < until {
-            writer.poll(LISTEN);
+        loop {
+            native::flush(writer.client(), LISTEN);
+            if writer.in_flight_count() == 0 || Instant::now() >= until {
+                break;
+            }
+            client::hear(writer);
             self.check_delivered(writer)?;
         }
         loop {

@@ -1,15 +1,16 @@
-//! The dial guard inside librdkafka, which resolves names and opens connections by itself.
+//! What librdkafka can do and its safe wrapper cannot: the dial guard, and waiting for answers.
 //!
-//! It lets its user make the connection in its stead: `connect_cb` is handed the address that a name was resolved to, and
-//! what it refuses is not dialled, whatever broker told the name. The safe wrapper has no way to set it, so it is set here,
-//! on a client that has no broker yet. This is the only unsafe code of the sink.
-#![expect(unsafe_code, reason = "the wrapper of librdkafka cannot set connect_cb; each block says why it is sound")]
+//! librdkafka resolves names and opens connections by itself, and lets its user make the connection in its stead: `connect_cb`
+//! is handed the address that a name was resolved to, and what it refuses is not dialled, whatever broker told the name. It is
+//! set here, on a client that has no broker yet. This is the only unsafe code of the sink.
+#![expect(unsafe_code, reason = "the wrapper of librdkafka lacks both; each block says why it is sound")]
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::io;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use rdkafka::bindings::{rd_kafka_brokers_add, rd_kafka_conf, rd_kafka_conf_set_connect_cb};
+use rdkafka::bindings::{rd_kafka_brokers_add, rd_kafka_conf, rd_kafka_conf_set_connect_cb, rd_kafka_flush};
 use rdkafka::client::Client;
 
 use super::client::Context;
@@ -31,6 +32,15 @@ pub(super) fn attach(client: &Client<Context>, brokers: &CStr) -> c_int {
 /// Makes the text of a list of brokers one of C.
 pub(super) fn list(brokers: &[String]) -> Option<CString> {
     CString::new(brokers.join(",")).ok()
+}
+
+/// Has a producer send what it has, and waits until brokers have taken all of it, at most so long. A message that failed is
+/// waited for until its report is taken. The wrapper's own ways to wait look at the clock all the time, or sleep on.
+pub(super) fn flush(client: &Client<Context>, limit: Duration) {
+    let millis = c_int::try_from(limit.as_millis()).unwrap_or(c_int::MAX);
+    // SAFETY: the instance is the one that `client` owns, so it lives here. Reports are events of a queue, so that nothing is
+    // called back from here.
+    unsafe { rd_kafka_flush(client.native_ptr(), millis) };
 }
 
 /// Connects a socket, which does not block, if the guard permits the address; returns 0 or what is wrong as an errno.
