@@ -98,12 +98,13 @@ impl Uid {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 impl fmt::Display for Uid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Other(text) => f.write_str(text),
             Self::Uuid(bytes) => {
-                const HEX: &[u8; 16] = b"0123456789abcdef";
                 let mut text = [b'-'; 36];
                 let mut at = 0;
                 for (index, byte) in bytes.iter().enumerate() {
@@ -358,7 +359,11 @@ pub struct Digest(pub [u64; 4]);
 impl fmt::Display for Digest {
     /// Prints 64 lower-case hex digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|lane| write!(f, "{lane:016x}"))
+        let mut text = [0; 64];
+        for (digits, byte) in text.as_chunks_mut().0.iter_mut().zip(self.0.iter().flat_map(|lane| lane.to_be_bytes())) {
+            *digits = [HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]];
+        }
+        f.write_str(std::str::from_utf8(&text).unwrap_or_default())
     }
 }
 

@@ -11,12 +11,11 @@ mod fold;
 mod header;
 mod snapshot;
 
-use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 pub use delivery::{Limit, Messages, Plan};
 pub use fold::{Fold, HeldRow, Holdings, PartSet, Taken, Verdict, fingerprint};
-pub use header::{Header, HeaderError, ItemHeader, SetHeader, There, names};
+pub use header::{Fields, Header, HeaderError, ItemHeader, SetHeader, There, names};
 pub use snapshot::{Rendered, render};
 
 use super::Scope;
@@ -147,12 +146,13 @@ impl Stream {
     /// Returns the key of what is said of the inventory as a whole: `cluster/namespace/name`.
     pub fn key(&self) -> String {
         let InventoryKey { namespace, name } = &self.inventory;
-        format!("{}/{}/{}", escape(self.cluster.as_str()), escape(namespace.as_str()), escape(name.as_str()))
+        path(&[&self.cluster, namespace, name])
     }
 
     /// Returns the key of one row: `cluster/namespace/name/target/uid`.
     pub fn row_key(&self, row: &RowKey) -> String {
-        format!("{}/{}/{}", self.key(), escape(row.target.as_str()), escape(&row.uid.to_string()))
+        let InventoryKey { namespace, name } = &self.inventory;
+        path(&[&self.cluster, namespace, name, &row.target, &row.uid])
     }
 
     /// Returns the key of a snapshot, as earlier releases have it: `cluster/namespace`.
@@ -194,28 +194,44 @@ impl Message {
     }
 }
 
-/// Makes a text a segment of a key, and a value of a header: `/`, `%` and what is no printable ASCII is percent-encoded.
-fn escape(text: &str) -> Cow<'_, str> {
-    encode(text, |byte| byte.is_ascii_graphic() && byte != b'/' && byte != b'%')
-}
-
-fn encode(text: &str, plain: impl Fn(u8) -> bool) -> Cow<'_, str> {
-    // Nearly always there is nothing to do, and there are many for each message.
-    if text.bytes().all(&plain) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len());
-    for &byte in text.as_bytes() {
-        if plain(byte) {
-            out.push(char::from(byte));
-        } else {
-            let _ = fmt::Write::write_fmt(&mut out, format_args!("%{byte:02X}")); // a String takes everything
+/// Makes a key of its segments, in which `/`, `%` and what is no printable ASCII is percent-encoded.
+fn path(segments: &[&dyn fmt::Display]) -> String {
+    let mut out = String::with_capacity(128);
+    for (index, segment) in segments.iter().enumerate() {
+        if index > 0 {
+            out.push('/');
         }
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'/' && byte != b'%';
+        let _ = write!(Encoder { out: &mut out, plain }, "{segment}"); // a String takes everything
     }
-    Cow::Owned(out)
+    out
 }
 
-/// Reads what [`encode`] wrote; nothing where that is no text.
+/// Percent-encodes what is written through it, but for the bytes that are plain.
+struct Encoder<'a, F> {
+    out: &'a mut String,
+    plain: F,
+}
+
+impl<F: Fn(u8) -> bool> fmt::Write for Encoder<'_, F> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        // Nearly always there is nothing to do, and there are many for each message.
+        if text.bytes().all(&self.plain) {
+            self.out.push_str(text);
+            return Ok(());
+        }
+        text.bytes().try_for_each(|byte| {
+            if (self.plain)(byte) {
+                self.out.push(char::from(byte));
+                Ok(())
+            } else {
+                write!(self.out, "%{byte:02X}")
+            }
+        })
+    }
+}
+
+/// Reads what an [`Encoder`] wrote; nothing where that is no text.
 fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

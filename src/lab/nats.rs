@@ -281,7 +281,7 @@ impl Somebody {
     /// Sends a message as the operator would.
     pub async fn send(&self, subject: &str, header: &Header, value: &[u8]) -> Result<()> {
         let mut headers = HeaderMap::new();
-        for (name, value) in header.fields() {
+        for (name, value) in header.fields().iter() {
             headers.insert(HeaderName::from_static(name), value);
         }
         let sent = self.client.request_with_headers(subject.to_owned(), headers, value.to_vec().into());

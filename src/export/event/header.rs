@@ -1,6 +1,8 @@
 //! The headers of a message: as a reader of the stream sees them, and as this operator reads them back.
 
-use super::{Operation, Owner, Sequence, Stream, decode, encode};
+use std::fmt::{self, Write as _};
+
+use super::{Encoder, Operation, Owner, Sequence, Stream, decode};
 use crate::export::envelope::SCHEMA_VERSION;
 use crate::model::{Cluster, Digest, Gvk, Name, Namespace, ObjectKey, RowKey, Uid};
 
@@ -100,6 +102,42 @@ pub struct SetHeader {
     pub checksum: String,
 }
 
+/// The headers of one message as text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fields {
+    /// All values, one behind the other: there is a message for each row, and a dozen headers on each.
+    text: String,
+    /// The names, and where the value of each ends.
+    ends: Vec<(&'static str, usize)>,
+}
+
+impl Fields {
+    /// Returns how many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Tells whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Goes through names and values.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.ends.iter().scan(0, |begin, &(name, end)| {
+            let value = self.text.get(*begin..end)?;
+            *begin = end;
+            Some((name, value))
+        })
+    }
+
+    fn put(&mut self, name: &'static str, value: impl fmt::Display) {
+        let plain = |byte: u8| byte.is_ascii_graphic() && byte != b'%';
+        let _ = write!(Encoder { out: &mut self.text, plain }, "{value}"); // a String takes everything
+        self.ends.push((name, self.text.len()));
+    }
+}
+
 /// Why headers are none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum HeaderError {
@@ -113,36 +151,34 @@ pub enum HeaderError {
 
 impl Header {
     /// Returns names and values, in a fixed order. Values have printable ASCII alone.
-    pub fn fields(&self) -> Vec<(&'static str, String)> {
-        let Sequence { epoch, n } = self.sequence;
-        let mut fields = Vec::with_capacity(15);
-        fields.extend([
-            (names::SCHEMA_VERSION, SCHEMA_VERSION.to_owned()),
-            (names::OPERATION, self.operation.as_str().to_owned()),
-            (names::CLUSTER, text(self.stream.cluster.as_str())),
-            (names::INVENTORY_NAMESPACE, text(self.stream.inventory.namespace.as_str())),
-            (names::INVENTORY_NAME, text(self.stream.inventory.name.as_str())),
-            (names::WRITER, text(&self.owner.to_string())),
-            (names::EPOCH, epoch.to_string()),
-            (names::N, n.to_string()),
-            (names::DIGEST, self.digest.to_string()),
-        ]);
+    pub fn fields(&self) -> Fields {
+        let (Sequence { epoch, n }, Stream { cluster, inventory }) = (self.sequence, &self.stream);
+        let mut fields = Fields { text: String::with_capacity(640), ends: Vec::with_capacity(16) };
+        fields.put(names::SCHEMA_VERSION, SCHEMA_VERSION);
+        fields.put(names::OPERATION, self.operation.as_str());
+        fields.put(names::CLUSTER, cluster);
+        fields.put(names::INVENTORY_NAMESPACE, &inventory.namespace);
+        fields.put(names::INVENTORY_NAME, &inventory.name);
+        fields.put(names::WRITER, &self.owner);
+        fields.put(names::EPOCH, epoch);
+        fields.put(names::N, n);
+        fields.put(names::DIGEST, self.digest);
         if let Some(item) = &self.item {
-            fields.push((names::TARGET, text(item.key.target.as_str())));
-            fields.push((names::UID, text(&item.key.uid.to_string())));
-            fields.push((names::NAMESPACE, text(item.namespace.as_str())));
-            fields.push((names::KIND, text(&item.gvk.to_string())));
+            fields.put(names::TARGET, &item.key.target);
+            fields.put(names::UID, &item.key.uid);
+            fields.put(names::NAMESPACE, &item.namespace);
+            fields.put(names::KIND, &item.gvk);
             if let Some(there) = &item.there {
-                fields.push((names::NAME, text(&there.name)));
-                fields.push((names::HASH, Digest(there.hash).to_string()));
+                fields.put(names::NAME, &there.name);
+                fields.put(names::HASH, Digest(there.hash));
             }
         } else {
-            fields.push((names::ROWS, self.rows.to_string()));
+            fields.put(names::ROWS, self.rows);
         }
         if let Some(set) = &self.set {
-            fields.push((names::PART, set.part.to_string()));
-            fields.push((names::PARTS, set.parts.to_string()));
-            fields.push((names::CHECKSUM, set.checksum.clone()));
+            fields.put(names::PART, set.part);
+            fields.put(names::PARTS, set.parts);
+            fields.put(names::CHECKSUM, &set.checksum);
         }
         fields
     }
@@ -203,11 +239,6 @@ impl Header {
             set,
         })
     }
-}
-
-/// Makes a text the value of a header.
-fn text(text: &str) -> String {
-    encode(text, |byte| byte.is_ascii_graphic() && byte != b'%').into_owned()
 }
 
 /// Reads 64 hex digits.

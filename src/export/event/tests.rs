@@ -141,7 +141,7 @@ fn read(log: &[Message]) -> Fold<()> {
 /// Goes through the text of the headers.
 fn reread(header: &Header) -> Header {
     let fields = header.fields();
-    let get = |name| fields.iter().find(|(other, _)| *other == name).map(|(_, value)| value.as_str());
+    let get = |name| fields.iter().find(|(other, _)| *other == name).map(|(_, value)| value);
     Header::read(get).unwrap()
 }
 
@@ -391,8 +391,9 @@ fn a_stream_that_lost_its_beginning_is_sent_everything_once_all_is_known() {
 #[test]
 fn texts_that_no_key_can_hold_are_encoded_and_read_back() {
     for text in ["", "west", "a/b", "100%", "ä\n", " x "] {
-        assert_eq!(decode(&escape(text)).as_deref(), Some(text));
-        assert!(escape(text).bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'));
+        let segment = path(&[&text]);
+        assert_eq!(decode(&segment).as_deref(), Some(text));
+        assert!(segment.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'/'));
     }
     assert_eq!((decode("%4"), decode("%zz"), decode("%ff")), (None, None, None));
     assert_eq!(Owner::parse("us/a/b").to_string(), "us/a/b");

@@ -255,7 +255,7 @@ pub(super) async fn publish(
 ) -> Result<(), NatsError> {
     let mut headers = HeaderMap::new();
     headers.insert(async_nats::header::NATS_MESSAGE_ID, message.id());
-    for (name, value) in message.header.fields() {
+    for (name, value) in message.header.fields().iter() {
         headers.insert(HeaderName::from_static(name), value);
     }
     flight.begin();
