@@ -22,6 +22,15 @@ use kollect::lab::{Lab, LabOptions, control_plane, operator, tools};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
+/// The allocator of the operator with its settings, for benches of one part run that part in here.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// As in the operator, without the profile of its heap.
+#[expect(unsafe_code, reason = "jemalloc finds its settings by the name of a symbol; nothing else defines this one")]
+#[unsafe(export_name = "malloc_conf")]
+pub static MALLOC_CONF: &[u8; 53] = b"background_thread:true,dirty_decay_ms:1000,narenas:2\0";
+
 /// Says how to reach a lab; written when all of it is ready.
 const ENV_FILE: &str = "lab.env";
 /// Holds the process id of the lab's owner.

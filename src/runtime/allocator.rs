@@ -7,7 +7,7 @@ use tikv_jemalloc_ctl::{Error, epoch, stats};
 
 use crate::metrics::{Reading, Sizes};
 
-/// jemalloc, wherever it is the allocator; elsewhere, as in tests, its numbers are those of an allocator without use.
+/// jemalloc, from which the libraries in C have their memory as well.
 #[derive(Debug)]
 pub(super) struct Allocator;
 
