@@ -124,7 +124,7 @@ impl DocumentJob<'_> {
         let generation = self.binding.generation;
         let standing = Standing { rows: rows.len() as u64, digest: counts.digest, generation, seq };
         let scope = self.binding.scope.clone();
-        let document = Document { scope, rows, standing, max_part_bytes: ceiling.bytes, exported_at };
+        let document = Document { scope, rows: rows.into(), standing, max_part_bytes: ceiling.bytes, exported_at };
         Draft { document, refused, missing }
     }
 

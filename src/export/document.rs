@@ -15,7 +15,7 @@ pub struct Document {
     /// Whose rows.
     pub scope: Arc<Scope>,
     /// All known rows in [canonical order](canonical_order).
-    pub rows: Vec<Row>,
+    pub rows: Arc<[Row]>,
     /// Where the sink stands afterwards.
     pub standing: Standing,
     /// Limit of one part in bytes.

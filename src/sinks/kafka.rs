@@ -167,7 +167,7 @@ fn publish(home: &Home, desk: &mut Desk, rendered: &Rendered) -> Result<u64, Kaf
 fn nothing(home: &Home, scope: &Scope) -> Document {
     Document {
         scope: Arc::new(scope.clone()),
-        rows: Vec::new(),
+        rows: Arc::default(),
         standing: Standing::default(),
         max_part_bytes: u64::MAX,
         exported_at: (home.clock)(),

@@ -125,5 +125,5 @@ fn examples() -> Vec<Row> {
 fn document(mut rows: Vec<Row>, generation: i64, max_part_bytes: u64) -> Document {
     rows.sort_unstable_by(canonical_order);
     let standing = Standing { rows: rows.len() as u64, generation, ..Standing::default() };
-    Document { scope: scope(), rows, standing, max_part_bytes, exported_at: clock() }
+    Document { scope: scope(), rows: rows.into(), standing, max_part_bytes, exported_at: clock() }
 }

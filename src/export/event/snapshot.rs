@@ -64,7 +64,7 @@ pub fn render(document: &Document, owner: Owner, limit: Limit) -> Rendered {
 impl Rendered {
     /// Makes the last message of an inventory that is deleted: an envelope without rows.
     pub fn farewell(document: &Document, owner: Owner, limit: Limit) -> Self {
-        let empty = Document { rows: Vec::new(), scope: Arc::clone(&document.scope), ..document.clone() };
+        let empty = Document { rows: Arc::default(), scope: Arc::clone(&document.scope), ..document.clone() };
         Self { operation: Operation::Delete, ..render(&empty, owner, limit) }
     }
 

@@ -76,7 +76,7 @@ fn delta(base: Base, upserts: Vec<Row>, deletes: Vec<RowKey>) -> Delta {
 fn document(rows: Vec<Row>, max_part_bytes: u64) -> Document {
     let standing = Standing { rows: rows.len() as u64, generation: 4, ..Standing::default() };
     let exported_at = "2026-03-01T10:20:30.5Z".parse().unwrap();
-    Document { scope: scope("west"), rows, standing, max_part_bytes, exported_at }
+    Document { scope: scope("west"), rows: rows.into(), standing, max_part_bytes, exported_at }
 }
 
 /// A broker with one partition, and the writer's own idea of what is in it.

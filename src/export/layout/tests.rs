@@ -58,7 +58,7 @@ fn document(mut rows: Vec<Row>, max_part_bytes: u64) -> Document {
     Document {
         scope: Arc::new(scope),
         standing: Standing { rows: rows.len() as u64, generation: 4, ..Standing::default() },
-        rows,
+        rows: rows.into(),
         max_part_bytes,
         exported_at: "2026-03-01T10:20:30.5Z".parse().unwrap(),
     }
@@ -433,8 +433,7 @@ fn time_and_generation_are_no_change() {
         later.standing.generation = 17;
         let mut unnumbered = later.clone();
         unnumbered.standing.generation = 0;
-        let mut changed = now.clone();
-        changed.rows.pop();
+        let changed = Document { rows: now.rows.iter().skip(1).cloned().collect(), ..now.clone() };
         let files = |document| render(spec.clone(), document).files;
         for other in [&later, &unnumbered] {
             for (file, held) in files(&now).iter().zip(files(other)) {

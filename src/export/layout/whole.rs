@@ -162,7 +162,7 @@ impl Layout {
     fn tree(&self, document: &Document) -> Result<Rendered, LayoutError> {
         let (inventory, generation) = (&document.scope.inventory, document.standing.generation);
         let (mut refused, mut kept, mut item) = (Vec::new(), Vec::with_capacity(document.rows.len()), Vec::new());
-        for row in &document.rows {
+        for row in document.rows.iter() {
             item.clear();
             canonical::write_item(row, &mut item);
             let bytes = item.len() as u64;

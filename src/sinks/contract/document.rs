@@ -48,7 +48,7 @@ pub fn document(scope: &Arc<Scope>, mut rows: Vec<Row>, max_part_bytes: u64, sec
     let seq = Seq(second.into());
     let standing = Standing { rows: rows.len() as u64, seq, generation: second.into(), ..Standing::default() };
     let exported_at = Timestamp::UNIX_EPOCH + SignedDuration::from_secs(second.into());
-    Document { scope: Arc::clone(scope), rows, standing, max_part_bytes, exported_at }
+    Document { scope: Arc::clone(scope), rows: rows.into(), standing, max_part_bytes, exported_at }
 }
 
 /// Runs the whole contract.

@@ -70,7 +70,7 @@ impl Table {
     /// Writes a file and returns the writer it went to.
     pub(super) fn write<W: Write + Send>(&self, document: &Document, cluster: &str, out: W) -> Result<W, ParquetError> {
         let mut file = SerializedFileWriter::new(out, self.schema()?, Arc::new(self.properties()))?;
-        let mut rest = document.rows.as_slice();
+        let mut rest = &*document.rows;
         while !rest.is_empty() {
             let (rows, after) = rest.split_at(group_length(rest));
             let sheet = Sheet { document, cluster, rows, schema: file.schema_descr(), properties: file.properties() };

@@ -111,7 +111,7 @@ impl Recipe {
     pub(super) fn plan(&self, document: &Document) -> Result<Plan, ObjectError> {
         let Some(layout) = &self.layout else {
             let keys = vec![self.key(&document.scope.inventory, document.standing.generation)?];
-            let checksum = Checksum::of_set(&[Checksum::of_items(&document.rows)]);
+            let checksum = Checksum::of_set(&[Checksum::of_items(&*document.rows)]);
             return Ok(Plan { keys, checksum, refused: Vec::new() });
         };
         let parts = layout.cut(document)?;
