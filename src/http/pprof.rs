@@ -56,7 +56,7 @@ enum PprofError {
     #[error("another profile of the memory is being written; try again when it is done")]
     HeapBusy,
     #[error(
-        "memory is not profiled in this process: its allocator was told so, perhaps by prof:false in _RJEM_MALLOC_CONF"
+        "memory is not profiled in this process: its allocator was told so, perhaps by prof:false in MALLOC_CONF"
     )]
     HeapOff,
     #[error("failed to write a profile of the memory; it takes a directory for temporary files, /tmp or TMPDIR")]

@@ -104,7 +104,7 @@ async fn what_cannot_be_profiled_says_why_and_what_can() {
     for (path, status, words) in [
         ("/debug/pprof/profile?seconds=0", 400, "from 1 to 120"),
         // Tests run with the allocator of the system.
-        ("/debug/pprof/heap", 501, "_RJEM_MALLOC_CONF"),
+        ("/debug/pprof/heap", 501, "MALLOC_CONF"),
         ("/debug/pprof/goroutine?debug=2", 501, "goroutine: not in this build; there are profile (CPU) and heap"),
         ("/debug/pprof/trace", 501, "trace: not in this build"),
     ] {

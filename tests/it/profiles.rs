@@ -32,7 +32,7 @@ async fn go_tool_pprof_opens_both_profiles_and_finds_our_functions() {
     let mut options =
         job.ground.operator_options().arg("--enable-pprof").arg(format!("--pprof-bind-address={address}"));
     // A thousand rows are less than a handful of samples otherwise.
-    options.env.push(("_RJEM_MALLOC_CONF".to_owned(), "lg_prof_sample:12".to_owned()));
+    options.env.push(("MALLOC_CONF".to_owned(), "lg_prof_sample:12".to_owned()));
     let operator = job.ground.start_operator(&options).await;
     assert!(operator.log().unwrap().contains(&format!(r#""msg":"pprof enabled","bindAddress":"{address}""#)));
     Job::load(4, 250).create(&job.ground.client).await.unwrap();
