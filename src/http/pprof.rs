@@ -55,9 +55,7 @@ enum PprofError {
     Cpu(#[from] SamplingError),
     #[error("another profile of the memory is being written; try again when it is done")]
     HeapBusy,
-    #[error(
-        "memory is not profiled in this process: its allocator was told so, perhaps by prof:false in MALLOC_CONF"
-    )]
+    #[error("memory is not profiled in this process: its allocator was told so, perhaps by prof:false in MALLOC_CONF")]
     HeapOff,
     #[error("failed to write a profile of the memory; it takes a directory for temporary files, /tmp or TMPDIR")]
     Heap(#[source] Box<dyn Error + Send + Sync>),

@@ -122,7 +122,8 @@ async fn sink(server: &ObjectServer, rows: &[Row]) -> Result<Values> {
         }
         let standing = Standing { rows: rows.len() as u64, generation: 1, ..Standing::default() };
         let exported_at = jiff::Timestamp::now();
-        let document = Document { scope: scope(), rows: rows.as_slice().into(), standing, max_part_bytes: 1 << 20, exported_at };
+        let document =
+            Document { scope: scope(), rows: rows.as_slice().into(), standing, max_part_bytes: 1 << 20, exported_at };
         let before = reset_peak()?;
         let started = Instant::now();
         let receipt = sink.publish(&document).await?;

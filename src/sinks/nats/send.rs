@@ -91,7 +91,8 @@ impl Desk {
         };
         let exported_at = (self.clock)();
         let max_part_bytes = u64::MAX;
-        let empty = Document { scope, rows: Arc::default(), standing: Standing::default(), max_part_bytes, exported_at };
+        let empty =
+            Document { scope, rows: Arc::default(), standing: Standing::default(), max_part_bytes, exported_at };
         let farewell = Rendered::farewell(&empty, owner, self.home.limit(&client));
         let sent = self.parts(&client, &stream, farewell).await?;
         Ok(Receipt { deleted: rows, bytes: sent.bytes, ..Receipt::default() })
