@@ -15,7 +15,7 @@ use std::time::SystemTime;
 
 use anyhow::{Context as _, Result, ensure};
 use kollect::export::event::Header;
-use kollect::lab::kafka::{Kafka, Way};
+use kollect::lab::kafka::{self, Kafka, Way};
 use kollect::lab::nats::{NatsOptions, NatsServer, Somebody};
 use kollect::lab::object::{ACCESS_KEY, ObjectServer, Protocol, SECRET_KEY};
 use kollect::lab::operator::OperatorOptions;
@@ -76,21 +76,49 @@ impl Bench {
         Some(bench)
     }
 
-    /// The same with a topic of three partitions.
-    async fn with_topic(name: &str) -> Option<Self> {
+    /// The same with a topic, and a way to it.
+    async fn with_topic(name: &str, way: Way, partitions: i32) -> Option<Self> {
         let bench = Self::new(name).await?;
         let (dir, guard) = (bench.job.ground.lab().dir(), bench.job.ground.lab().guard());
         let kafka = part_or_skip(Kafka::start(dir, guard).await)?;
-        kafka.topics().create(CHANGES, 3, &[("cleanup.policy", "compact")]).await.unwrap();
-        let (namespace, broker) = (bench.job.namespace(), kafka.broker(Way::Plain));
-        let topic = format!(
-            "apiVersion: kollect.dev/v1alpha1\nkind: KollectEventSink\nmetadata: {{name: topic, namespace: {namespace}}}\n\
-             spec: {{type: kafka, cluster: test, kafka: {{brokers: ['{broker}'], topic: {CHANGES}, mode: Changes}}}}\n"
-        );
-        bench.job.apply(&topic).unwrap();
+        kafka.topics().create(CHANGES, partitions, &[("cleanup.policy", "compact")]).await.unwrap();
+        bench.job.apply(&bench.topic(&kafka, way)).unwrap();
         let sinks = r#"{"spec":{"eventSinkRefs":[{"name":"changes"},{"name":"whole"},{"name":"topic"}]}}"#;
         bench.job.patch("kinv/all", sinks);
         Some(Self { kafka: Some(kafka), ..bench })
+    }
+
+    /// The sink of the topic, and the Secrets that it needs for a login.
+    fn topic(&self, kafka: &Kafka, way: Way) -> String {
+        let (namespace, broker) = (self.job.namespace(), kafka.broker(way));
+        let sink = |login: &str, tls: &str| {
+            format!(
+                "apiVersion: kollect.dev/v1alpha1\nkind: KollectEventSink\n\
+                 metadata: {{name: topic, namespace: {namespace}}}\n\
+                 spec: {{type: kafka, cluster: test{tls}, kafka: {{brokers: ['{broker}'], topic: {CHANGES}, \
+                 mode: Changes{login}}}}}\n"
+            )
+        };
+        if way != Way::Sasl {
+            return sink("", "");
+        }
+        let ca = kafka.certificates().ca.replace('\n', "\n    ");
+        let authority = format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: topic-authority, namespace: {namespace}}}\n\
+             stringData:\n  ca.crt: |\n    {ca}\n"
+        );
+        let sink = sink(", secretRef: {name: topic-login}", ", tls: {caSecretRef: {name: topic-authority}}");
+        [self.topic_login(kafka.password()), authority, sink].join("---\n")
+    }
+
+    /// The login of the topic.
+    fn topic_login(&self, password: &str) -> String {
+        format!(
+            "apiVersion: v1\nkind: Secret\nmetadata: {{name: topic-login, namespace: {}}}\n\
+             stringData: {{username: {}, password: '{password}'}}\n",
+            self.job.namespace(),
+            kafka::USER
+        )
     }
 
     fn manifests(&self) -> String {

@@ -1,7 +1,8 @@
-//! What stays broken until a person mends it: a stream or a bucket that was deleted, a full stream, another password. And
+//! What stays broken until a person mends it: a stream, a topic or a bucket that was deleted, a full stream, another password. And
 //! inventories that are emptied.
 
 use anyhow::{Context as _, ensure};
+use kollect::lab::kafka::Way;
 use kollect::lab::load::Load;
 use kollect::lab::object::{ACCESS_KEY, SECRET_KEY};
 use serde_json::{Value, json};
@@ -121,7 +122,7 @@ async fn what_is_broken_is_told_with_its_fix_and_what_is_mended_converges() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_inventory_that_is_emptied_or_deleted_leaves_no_row_to_readers() {
-    let Some(bench) = Bench::new("streams-emptied").await else { return };
+    let Some(bench) = Bench::with_topic("streams-emptied", Way::Plain, 1).await else { return };
     let (job, load) = (&bench.job, Job::load(2, 15));
     load.create(&job.ground.client).await.unwrap();
     let operator = bench.operator().await;
@@ -147,11 +148,13 @@ async fn an_inventory_that_is_emptied_or_deleted_leaves_no_row_to_readers() {
     // The inventory goes: streams say so, the document goes with it, and the file is an archive.
     let file = bench.columns().await.unwrap();
     job.kubectl(&["-n", namespace, "delete", "kinv/all", "--timeout=60s"]);
-    for stream in [CHANGES, WHOLE] {
-        let reader = bench.read(stream).await.unwrap();
+    let [changes, whole] = [bench.read(CHANGES).await, bench.read(WHOLE).await];
+    let topic = bench.read_topic(bench.kafka.as_ref().unwrap()).await;
+    for (place, reader) in [("changes", changes), ("whole", whole), ("topic", topic)] {
+        let reader = reader.unwrap();
         reader.has(&[]).unwrap();
         reader.is_flawless().unwrap();
-        assert!(reader.is_deleted(), "{stream}");
+        assert!(reader.is_deleted(), "{place}");
     }
     assert_eq!(bench.document().await.unwrap(), None);
     assert_eq!(bench.columns().await.unwrap(), file);

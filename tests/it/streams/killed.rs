@@ -1,6 +1,7 @@
 //! The operator is killed under churn, and objects change and go while none runs.
 
 use kollect::lab::Operator;
+use kollect::lab::kafka::Way;
 use kollect::lab::load::Load;
 use tokio::time::Duration;
 
@@ -17,7 +18,7 @@ const BETWEEN: usize = 6;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn killed_at_any_moment_the_next_process_brings_streams_and_bucket_to_the_cluster() {
-    let Some(bench) = Bench::with_topic("streams-kill").await else { return };
+    let Some(bench) = Bench::with_topic("streams-kill", Way::Plain, 3).await else { return };
     let client = &bench.job.ground.client;
     let load = Load { rate: Some(30.0), ..Job::load(3, 20) };
     load.create(client).await.unwrap();
