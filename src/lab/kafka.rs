@@ -177,13 +177,16 @@ impl Kafka {
 
     /// Gives [`USER`] another password for SCRAM.
     pub fn alter(&self, password: &str) -> Result<()> {
-        let mut command = Self::java("kafka.admin.ConfigCommand", BRIEF)?;
-        command
-            .args(["--bootstrap-server", &self.broker(Way::Plain), "--alter"])
-            .args(["--entity-type", "users", "--entity-name", USER])
-            .arg("--add-config")
-            .arg(format!("SCRAM-SHA-256=[password={password}],SCRAM-SHA-512=[password={password}]"));
-        process::run(&mut command).map(drop)
+        // The broker takes one of them in a request.
+        for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+            let mut command = Self::java("kafka.admin.ConfigCommand", BRIEF)?;
+            command
+                .args(["--bootstrap-server", &self.broker(Way::Plain), "--alter"])
+                .args(["--entity-type", "users", "--entity-name", USER])
+                .args(["--add-config", &format!("{mechanism}=[password={password}]")]);
+            process::run(&mut command)?;
+        }
+        Ok(())
     }
 
     /// Runs the broker's own load generator on a topic: so many messages of this size as fast as they go, in batches of at

@@ -35,6 +35,8 @@ pub(super) enum KafkaError {
         "a newer instance of this operator (epoch {theirs}, ours is {ours}) writes inventory {inventory} to topic \"{topic}\""
     )]
     Fenced { inventory: String, topic: String, theirs: u64, ours: u64 },
+    #[error("topic \"{topic}\" was made anew, or has lost its last messages; what is missing is sent again")]
+    BeganAnew { topic: String },
     #[error("failed to {doing}")]
     Deposed {
         doing: String,
@@ -106,6 +108,7 @@ impl KafkaError {
             | Self::Client(_)
             | Self::ClusterConflict { .. }
             | Self::Fenced { .. }
+            | Self::BeganAnew { .. }
             | Self::Deposed { .. }
             | Self::Stopping => Fault::Delivery,
         }
@@ -122,7 +125,7 @@ impl KafkaError {
                 (Fault::Delivery, Class::Terminal) => "ExportTerminal",
                 (Fault::Delivery, _) => "ExportFailed",
             },
-            Self::Timeout { .. } | Self::Deposed { .. } | Self::Stopping => "ExportFailed",
+            Self::Timeout { .. } | Self::BeganAnew { .. } | Self::Deposed { .. } | Self::Stopping => "ExportFailed",
         }
     }
 }
@@ -147,8 +150,12 @@ impl Classify for KafkaError {
             | Self::ClusterConflict { .. }
             | Self::Fenced { .. } => Class::Terminal,
             Self::Broker { code, .. } => code_class(*code),
+            // The next try compares.
+            Self::BeganAnew { .. }
+            | Self::Timeout { .. }
             // The process is about to end; its successor delivers.
-            Self::Timeout { .. } | Self::Deposed { .. } | Self::Stopping => Class::Transient,
+            | Self::Deposed { .. }
+            | Self::Stopping => Class::Transient,
         }
     }
 }

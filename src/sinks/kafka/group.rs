@@ -126,7 +126,7 @@ fn prepare(home: &Home, desk: &mut Desk, delta: &Delta) -> Result<Arc<Plan>, Kaf
     Ok(Arc::new(Plan::deliver(delta, held, home.owner(&delta.scope), limit)))
 }
 
-fn send(home: &Home, desk: &Desk, parts: &[Part]) -> Result<(), KafkaError> {
+fn send(home: &Home, desk: &mut Desk, parts: &[Part]) -> Result<(), KafkaError> {
     if parts.iter().all(|part| part.plan.is_empty()) {
         return Ok(());
     }

@@ -40,6 +40,9 @@ const COORDINATOR: Duration = Duration::from_secs(20);
 /// The longest that a transaction is undone for; what is left of it the next producer undoes.
 const UNDO: Duration = Duration::from_secs(3);
 
+/// A delivery that is not taken for so long may have lost its topic.
+const STALLED: Duration = Duration::from_secs(2);
+
 /// How long brokers have, between two looks at what failed.
 const LISTEN: Duration = Duration::from_millis(50);
 
@@ -120,8 +123,8 @@ impl Home {
         }
         let done = self.tasks.spawn_blocking(move || {
             let outcome = job(&home, &mut desk);
-            if outcome.is_err() {
-                desk.give_up();
+            if let Err(failure) = &outcome {
+                desk.give_up(failure);
             }
             desk.used = Instant::now();
             outcome
@@ -223,8 +226,8 @@ impl Home {
     }
 
     /// Sends messages, all of them or none, and returns their bytes.
-    pub(super) fn send(&self, desk: &Desk, messages: impl Iterator<Item = Message>) -> Result<u64, KafkaError> {
-        let Some(writer) = desk.clients.as_ref().and_then(|clients| clients.writer.as_ref()) else {
+    pub(super) fn send(&self, desk: &mut Desk, messages: impl Iterator<Item = Message>) -> Result<u64, KafkaError> {
+        let Desk { clients: Some(Clients { reader, writer: Some(writer), facts }), ledger, .. } = desk else {
             return Err(KafkaError::Stopping);
         };
         let until = Instant::now() + DELIVERY;
@@ -232,9 +235,15 @@ impl Home {
         let sent = self.produce(writer, messages, until).and_then(|bytes| {
             // What is refused here is undone.
             self.mandate.check().map_err(|source| KafkaError::Deposed { doing: self.writing(), source })?;
-            self.commit(writer, until).map(|()| bytes)
+            self.commit(reader, writer, until).map(|()| bytes)
         });
-        let Err(failure) = sent else { return sent };
+        let Err(failure) = sent else {
+            return if ledger.continues(reader, &self.checked.topic, &facts.partitions)? {
+                sent
+            } else {
+                Err(KafkaError::BeganAnew { topic: self.checked.topic.clone() })
+            };
+        };
         if let Some((code, detail)) = writer.client().fatal_error() {
             // Such as that another life took over, which says more than what became of single messages.
             return Err(KafkaError::Broker { doing: self.writing(), code, detail });
@@ -285,7 +294,8 @@ impl Home {
         Ok(bytes)
     }
 
-    fn commit(&self, writer: &Writer, until: Instant) -> Result<(), KafkaError> {
+    fn commit(&self, reader: &Reader, writer: &Writer, until: Instant) -> Result<(), KafkaError> {
+        let mut asked = Instant::now();
         // To commit waits as well, but in steps of a tenth of a second.
         loop {
             native::flush(writer.client(), LISTEN);
@@ -294,6 +304,13 @@ impl Home {
             }
             client::hear(writer);
             self.check_delivered(writer)?;
+            if asked.elapsed() >= STALLED {
+                // The library tries until all its time is over where there is no topic any more.
+                if let Ok(None) = client::reach(reader, &self.checked.topic, STALLED) {
+                    return Err(KafkaError::NoTopic { topic: self.checked.topic.clone() });
+                }
+                asked = Instant::now();
+            }
         }
         loop {
             let left = until.saturating_duration_since(Instant::now());
@@ -375,8 +392,11 @@ impl Desk {
         self.clients.as_ref().map_or(&unknown, |clients| &clients.facts).limit()
     }
 
-    /// After a failure: nothing is believed until it was read again.
-    fn give_up(&mut self) {
+    /// After a failure: nothing is believed until it was looked at again, and nothing is known of a topic that is gone.
+    fn give_up(&mut self, failure: &KafkaError) {
+        if matches!(failure, KafkaError::NoTopic { .. } | KafkaError::BeganAnew { .. }) {
+            self.ledger = Ledger::default();
+        }
         self.clients = None;
         self.settled = false;
     }

@@ -27,6 +27,9 @@ const READ: Duration = Duration::from_mins(10);
 /// The longest that a commit takes to show.
 const MARKED: Duration = Duration::from_secs(10);
 
+/// The longest that the end of a topic is waited for that nobody may see yet, to know the topic by it.
+const SHOWN: Duration = Duration::from_millis(50);
+
 /// The longest silence on the way.
 const SILENCE: Duration = Duration::from_secs(20);
 
@@ -38,6 +41,8 @@ pub(super) struct Ledger {
     next: BTreeMap<i32, i64>,
     /// The first message that each partition had when it was read from its beginning.
     first: BTreeMap<i32, i64>,
+    /// The partition that was the longest one when all were looked at, and its end at the last look.
+    mark: Option<(i32, i64)>,
     /// Messages that somebody wrote by hand.
     strangers: u64,
     /// Numbers of what this process sent in this life and noted at once. They are not taken a second time: the broker may show
@@ -46,6 +51,16 @@ pub(super) struct Ledger {
     /// The highest number of this life that was sent, and that was seen.
     sent: u64,
     seen: u64,
+}
+
+/// What has become of a topic since the last look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Course {
+    GoesOn,
+    /// Messages are gone that were there when it was read.
+    LostItsBeginning,
+    /// It is shorter than it was: another one, or one that lost its end.
+    BeganAnew,
 }
 
 /// What is read, and when to stop.
@@ -90,21 +105,51 @@ impl Ledger {
         Ok(())
     }
 
+    /// Tells whether the topic goes on where it was at the last look: one that was made anew begins again.
+    pub(super) fn continues(&mut self, reader: &Reader, topic: &str, partitions: &[i32]) -> Result<bool, KafkaError> {
+        if let Some((partition, before @ 1..)) = self.mark {
+            let (_, high) = ends_of(reader, topic, partition)?;
+            self.mark = Some((partition, high));
+            return Ok(high >= before);
+        }
+        // Nothing was there, and it takes a moment until a commit shows.
+        let until = Instant::now() + SHOWN;
+        while Instant::now() < until {
+            for &partition in partitions {
+                let (_, high) = ends_of(reader, topic, partition)?;
+                if high > 0 {
+                    self.mark = Some((partition, high));
+                    return Ok(true);
+                }
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(true)
+    }
+
+    fn course(&self, ends: &BTreeMap<i32, (i64, i64)>) -> Course {
+        // What was sent from here counts at the mark alone, for nobody has read it.
+        let mut reached = self.next.iter().map(|(&partition, &next)| (partition, next)).chain(self.mark);
+        let shrank = |(partition, before)| ends.get(&partition).is_none_or(|(_, high)| *high < before);
+        if reached.any(shrank) {
+            return Course::BeganAnew;
+        }
+        let lost = |(partition, first): (&i32, &i64)| ends.get(partition).is_some_and(|(low, _)| low > first);
+        if self.first.iter().any(lost) { Course::LostItsBeginning } else { Course::GoesOn }
+    }
+
     fn advance(&mut self, pass: &Pass<'_>) -> Result<(), KafkaError> {
-        let doing = || format!("look at the ends of topic \"{}\"", pass.topic);
         let mut ends = BTreeMap::new();
         for &partition in pass.partitions {
-            let marks = pass.reader.fetch_watermarks(pass.topic, partition, REACH);
-            let (low, high) = marks.map_err(|cause| KafkaError::cause(doing(), cause))?;
-            ends.insert(partition, (low, high));
+            ends.insert(partition, ends_of(pass.reader, pass.topic, partition)?);
         }
-        let intact = |(partition, (low, high)): (&i32, &(i64, i64))| {
-            let known = self.next.get(partition).zip(self.first.get(partition));
-            known.is_none_or(|(next, first)| high >= next && low <= first)
-        };
-        if !ends.iter().all(intact) {
-            self.forget();
+        match self.course(&ends) {
+            Course::GoesOn => {}
+            Course::LostItsBeginning => self.forget(),
+            // Nor is there anything to come of what was sent.
+            Course::BeganAnew => *self = Self::default(),
         }
+        self.mark = ends.iter().map(|(&partition, &(_, high))| (partition, high)).max_by_key(|(_, high)| *high);
         let mut list = TopicPartitionList::new();
         let mut wanted = BTreeSet::new();
         for (partition, (low, high)) in ends {
@@ -112,14 +157,14 @@ impl Ledger {
             let next = *self.next.entry(partition).or_insert(low);
             if next < high {
                 let added = list.add_partition_offset(pass.topic, partition, Offset::Offset(next));
-                added.map_err(|cause| KafkaError::cause(doing(), cause))?;
+                added.map_err(|cause| KafkaError::cause(looking(pass.topic), cause))?;
                 wanted.insert(partition);
             }
         }
         if wanted.is_empty() {
             return Ok(());
         }
-        pass.reader.assign(&list).map_err(|cause| KafkaError::cause(doing(), cause))?;
+        pass.reader.assign(&list).map_err(|cause| KafkaError::cause(looking(pass.topic), cause))?;
         let outcome = self.read(pass, wanted);
         let _ = pass.reader.unassign(); // it fails with the client, whose next use says why
         outcome
@@ -200,6 +245,15 @@ impl Ledger {
     }
 }
 
+fn looking(topic: &str) -> String {
+    format!("look at the ends of topic \"{topic}\"")
+}
+
+/// Returns where a partition begins and ends.
+fn ends_of(reader: &Reader, topic: &str, partition: i32) -> Result<(i64, i64), KafkaError> {
+    reader.fetch_watermarks(topic, partition, REACH).map_err(|cause| KafkaError::cause(looking(topic), cause))
+}
+
 /// Reads the headers of a message, with the hash of its real value.
 fn header(message: &BorrowedMessage<'_>) -> Option<Header> {
     let headers = message.headers()?;
@@ -210,4 +264,30 @@ fn header(message: &BorrowedMessage<'_>) -> Option<Header> {
         there.hash = canonical::text_hash(message.payload().unwrap_or_default());
     }
     Some(header)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_shorter_than_it_was_is_another_one() {
+        let ledger = Ledger {
+            next: [(0, 3), (1, 0)].into(),
+            first: [(0, 1), (1, 0)].into(),
+            mark: Some((1, 7)),
+            ..Ledger::default()
+        };
+        for (ends, course) in [
+            ([(0, (1, 3)), (1, (0, 7))].into(), Course::GoesOn),
+            ([(0, (1, 9)), (1, (0, 9)), (2, (0, 9))].into(), Course::GoesOn),
+            ([(0, (2, 9)), (1, (0, 9))].into(), Course::LostItsBeginning),
+            ([(0, (0, 2)), (1, (0, 7))].into(), Course::BeganAnew),
+            ([(0, (0, 9)), (1, (0, 6))].into(), Course::BeganAnew),
+            ([(0, (1, 9))].into(), Course::BeganAnew),
+        ] {
+            assert_eq!(ledger.course(&ends), course, "{ends:?}");
+        }
+        assert_eq!(Ledger::default().course(&[(0, (5, 9))].into()), Course::GoesOn);
+    }
 }

@@ -121,6 +121,45 @@ async fn what_is_broken_is_told_with_its_fix_and_what_is_mended_converges() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_topic_that_was_deleted_and_another_password_are_told_with_their_fix_and_what_is_mended_converges() {
+    let Some(mut bench) = Bench::with_topic("streams-topic", Way::Sasl, 1).await else { return };
+    let load = Job::load(2, 15);
+    load.create(&bench.job.ground.client).await.unwrap();
+    let operator = bench.operator().await;
+    bench.equals_the_cluster().await;
+
+    // The operator makes no topic unless it is told to.
+    let topics = bench.kafka.as_ref().unwrap().topics();
+    topics.delete(CHANGES).await.unwrap();
+    bench.change(&load).await;
+    let missing = format!("topic \"{CHANGES}\" of spec.kafka.topic does not exist; create it");
+    bench.tells(&["event/topic: ", &missing, "spec.provisioning.mode: ensure"]).await;
+    topics.create(CHANGES, 1, &[("cleanup.policy", "compact")]).await.unwrap();
+    bench.hurry();
+    bench.equals_the_cluster().await;
+
+    // Who is logged in stays so until the broker goes.
+    let kafka = bench.kafka.as_ref().unwrap();
+    let first = kafka.password().to_owned();
+    kafka.alter("rotated-login").unwrap();
+    kafka.kill9().await.unwrap();
+    kafka.restart().await.unwrap();
+    bench.change(&load).await;
+    let check = "check username and password in the Secret of spec.kafka.secretRef";
+    bench.tells(&["event/topic: ", check]).await;
+    // The new one is taken without being asked to.
+    bench.job.apply(&bench.topic_login("rotated-login")).unwrap();
+    bench.equals_the_cluster().await;
+    bench.job.condition("kinv/all", "Ready", "Exported").await;
+    bench.read_topic(bench.kafka.as_ref().unwrap()).await.unwrap().is_flawless().unwrap();
+    let log = operator.log().unwrap();
+    for secret in [first.as_str(), "rotated-login"] {
+        assert!(!log.contains(secret) && !bench.job.describe().contains(secret), "{secret} is shown");
+    }
+    operator.terminate().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_inventory_that_is_emptied_or_deleted_leaves_no_row_to_readers() {
     let Some(bench) = Bench::with_topic("streams-emptied", Way::Plain, 1).await else { return };
     let (job, load) = (&bench.job, Job::load(2, 15));
