@@ -79,6 +79,13 @@ impl Context {
         Some(KafkaError::Broker { doing: doing.to_owned(), code, detail })
     }
 
+    /// Returns why no broker takes us, which does not pass by itself: brokers are tried on and on in silence.
+    pub(super) fn turned_away(&self, doing: &str) -> Option<KafkaError> {
+        let mut told = self.told.lock();
+        let (code, detail) = told.lost.take_if(|(code, _)| *code == Code::Authentication)?;
+        Some(KafkaError::Broker { doing: doing.to_owned(), code, detail })
+    }
+
     /// Returns what became of messages since it was last asked.
     pub(super) fn undelivered(&self) -> Option<Code> {
         self.told.lock().undelivered.take()
@@ -267,11 +274,15 @@ mod tests {
             "[thrd:a:9092/bootstrap]: a:9092/bootstrap: Failed to resolve 'a:9092' (after 3ms in state CONNECT)",
         );
         lose(Code::BrokerTransportFailure, "refused");
-        assert!(context.despair("ask").is_none());
+        assert!(context.despair("ask").is_none() && context.turned_away("ask").is_none());
         lose(Code::AllBrokersDown, "1/1 brokers are down");
         assert_eq!(
             context.despair("ask").unwrap().to_string(),
             "failed to ask: a:9092/bootstrap: Failed to resolve 'a:9092' (Resolve); correct the host names in spec.kafka.brokers"
         );
+        lose(Code::Authentication, "no such user");
+        let said = context.turned_away("write").unwrap().to_string();
+        assert!(said.starts_with("failed to write: no such user (Authentication); check username"), "{said}");
+        assert!(context.turned_away("write").is_none());
     }
 }

@@ -304,6 +304,9 @@ impl Home {
             }
             client::hear(writer);
             self.check_delivered(writer)?;
+            if let Some(failure) = writer.context().turned_away(&self.writing()) {
+                return Err(failure);
+            }
             if asked.elapsed() >= STALLED {
                 // The library tries until all its time is over where there is no topic any more.
                 if let Ok(None) = client::reach(reader, &self.checked.topic, STALLED) {
